@@ -1,0 +1,1 @@
+"""The endpoints, version 1."""

@@ -1,0 +1,202 @@
+"""The latent store: in this process or in Redis, one interface.
+
+What it keeps of one photograph is a record; it is gone when its time to live is over, or when it
+is deleted, and it is never written to a disk by us.
+"""
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+import numpy as np
+from cachetools import TTLCache
+from numpy.typing import NDArray
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import RedisError
+
+from app.errors import Problem
+from app.faces import Box
+
+
+@dataclass(frozen=True)
+class Record:
+    """A latent, and the photograph it came from; a generated face has none."""
+
+    latent: NDArray[np.float32]  # flat
+    model: str  # the bundle it belongs to
+    box: Box | None = None
+    photo: bytes | None = None  # as uploaded
+
+
+class LatentStore(Protocol):
+    async def put(self, record: Record) -> str:
+        """Keep a record for its time to live; its id, of 128 random bits."""
+
+    async def get(self, latent_id: str, *, photo: bool = False) -> tuple[Record, int]:
+        """The record, with its photograph only if asked, and its remaining seconds.
+
+        Raises Problem 404 if it is unknown, expired or deleted.
+        """
+
+    async def delete(self, latent_id: str) -> None:
+        """Forget a record. Raises Problem 404 if there is none."""
+
+    async def ping(self) -> None:
+        """Raises Problem 503 if the store cannot be reached."""
+
+    async def close(self) -> None: ...
+
+
+def _new_id() -> str:
+    return secrets.token_urlsafe(16)
+
+
+def _unknown() -> Problem:
+    return Problem(
+        404,
+        "unknown-latent",
+        "There is no such latent: it has expired, was deleted, or never was. "
+        "Upload the photograph again.",
+    )
+
+
+class MemoryStore:
+    """Records in this process, at most `max_bytes` of them; the least used go first."""
+
+    def __init__(self, time_to_live: int, max_bytes: int) -> None:
+        self._records: TTLCache[str, tuple[Record, float]] = TTLCache(
+            max_bytes,
+            time_to_live,
+            getsizeof=lambda entry: entry[0].latent.nbytes + len(entry[0].photo or b""),
+        )
+        self._time_to_live = time_to_live
+        self._sweeper: asyncio.Task[None] | None = None
+
+    async def _sweep(self) -> None:
+        while True:  # the cache drops what has expired only when it is touched
+            await asyncio.sleep(1)
+            self._records.expire()
+
+    async def put(self, record: Record) -> str:
+        if self._sweeper is None:
+            self._sweeper = asyncio.create_task(self._sweep())
+        latent_id = _new_id()
+        try:
+            self._records[latent_id] = (record, time.monotonic() + self._time_to_live)
+        except ValueError as error:  # larger than the whole store
+            raise Problem(
+                413, "photograph-too-large", "The photograph does not fit this server's memory."
+            ) from error
+        return latent_id
+
+    async def get(self, latent_id: str, *, photo: bool = False) -> tuple[Record, int]:
+        entry = self._records.get(latent_id)
+        if entry is None:
+            raise _unknown()
+        record, expires = entry
+        return record, max(0, round(expires - time.monotonic()))
+
+    async def delete(self, latent_id: str) -> None:
+        if self._records.pop(latent_id, None) is None:
+            raise _unknown()
+
+    async def ping(self) -> None:
+        return
+
+    async def close(self) -> None:
+        if self._sweeper:
+            self._sweeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._sweeper
+        self._records.clear()
+
+
+class RedisStore:
+    """Records as Redis hashes with an expiry, shared by every server that uses the same Redis."""
+
+    TIMEOUT = 2.0  # seconds
+
+    def __init__(self, url: str, time_to_live: int) -> None:
+        self._redis = Redis.from_url(
+            url,
+            socket_timeout=self.TIMEOUT,
+            socket_connect_timeout=self.TIMEOUT,
+            retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), retries=2),
+        )
+        self._time_to_live = time_to_live
+
+    async def put(self, record: Record) -> str:
+        latent_id = _new_id()
+        fields: dict[str, bytes] = {
+            "latent": record.latent.astype("<f4").tobytes(),
+            "about": json.dumps(
+                {"model": record.model, "box": record.box and asdict(record.box)}
+            ).encode(),
+        }
+        if record.photo is not None:
+            fields["photo"] = record.photo
+        key = self._key(latent_id)
+        with _reachable():
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.hset(key, mapping=fields)
+                pipe.expire(key, self._time_to_live)
+                await pipe.execute()
+        return latent_id
+
+    async def get(self, latent_id: str, *, photo: bool = False) -> tuple[Record, int]:
+        key = self._key(latent_id)
+        fields = ["latent", "about", *(["photo"] if photo else [])]
+        with _reachable():
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.hmget(key, fields)
+                pipe.ttl(key)
+                values, seconds = await pipe.execute()
+        latent, about, *rest = values
+        if latent is None or about is None:
+            raise _unknown()
+        known = json.loads(about)
+        record = Record(
+            np.frombuffer(latent, "<f4"),
+            known["model"],
+            Box(**known["box"]) if known["box"] else None,
+            rest[0] if rest else None,
+        )
+        return record, max(0, seconds)
+
+    async def delete(self, latent_id: str) -> None:
+        with _reachable():
+            removed = await self._redis.delete(self._key(latent_id))
+        if not removed:
+            raise _unknown()
+
+    async def ping(self) -> None:
+        with _reachable():
+            await self._redis.ping()
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+    @staticmethod
+    def _key(latent_id: str) -> str:
+        return f"glow:latent:{latent_id}"
+
+
+@contextmanager
+def _reachable() -> Iterator[None]:
+    """Turns a Redis that is gone, slow or full into Problem 503."""
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise Problem(
+            503,
+            "store-unavailable",
+            "The store of latents cannot be reached; try again in a moment.",
+            {"Retry-After": "1"},
+        ) from error

@@ -1,0 +1,69 @@
+"""The application: wires the parts, and owns their start and stop."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import torch
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+from starlette.formparsers import MultiPartParser
+
+from app import errors
+from app.api import latents, model, pictures
+from app.api.parts import Parts
+from app.engine import Engine
+from app.latents import LatentStore, MemoryStore, RedisStore
+from app.settings import Settings
+from model.bundle import Bundle
+
+log = logging.getLogger(__name__)
+
+STATIC = Path(__file__).parent.parent / "static"
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _store(settings: Settings) -> LatentStore:
+    if settings.redis_url:
+        return RedisStore(settings.redis_url, settings.time_to_live)
+    return MemoryStore(settings.time_to_live, settings.store_bytes)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    # uploads stay in memory: past this size, the parser would spool them to a disk
+    MultiPartParser.spool_max_size = settings.max_upload_bytes
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        bundle = Bundle.load(settings.bundle, _device(settings.device))
+        parts = Parts(settings, Engine(bundle), _store(settings))
+        app.state.parts = parts
+        log.info("serving %s on %s", bundle.name, settings.device)
+        yield
+        parts.engine.close()
+        await parts.store.close()
+
+    app = FastAPI(
+        title="Glow Editor",
+        summary="Edits photographs of faces in the latent space of a normalizing flow.",
+        version="1",
+        lifespan=lifespan,
+        max_body_size=settings.max_upload_bytes,
+    )
+    errors.install(app)
+    for router in (model.router, latents.router, pictures.router):
+        app.include_router(router, prefix="/api/v1")
+
+    @app.get("/healthz", tags=["health"])
+    async def healthz() -> dict[str, str]:
+        """Whether the process answers."""
+        return {"status": "ok"}
+
+    app.mount("/", StaticFiles(directory=STATIC, html=True))
+    return app

@@ -1,0 +1,119 @@
+"""Bytes to pixels and back, safely: bounded, upright, sRGB, without metadata."""
+
+import io
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, ImageOps
+
+from app.errors import Problem
+
+Pixels = NDArray[np.uint8]  # (height, width, 3), RGB
+Format = Literal["png", "webp", "jpeg"]
+
+Image.init()  # registers every format, which opening by name needs
+ACCEPTED = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
+IN_WORDS = "a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF photograph is accepted"
+SMALLEST_SIDE = 16
+
+
+def read(data: bytes, max_pixels: int) -> Pixels:
+    """The photograph as it should look: turned by its EXIF orientation, transparency on white,
+    converted to sRGB.
+
+    Raises Problem 415 for what is no picture, 422 for one that is damaged, animated or tiny, and
+    413 for one of more than `max_pixels`.
+    """
+    if not data:
+        raise Problem(422, "empty-photograph", f"The file is empty; {IN_WORDS}.")
+    try:
+        image = Image.open(io.BytesIO(data), formats=ACCEPTED)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise Problem(
+            415, "not-a-photograph", f"The file is not a readable picture; {IN_WORDS}."
+        ) from error
+    with image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise Problem(
+                413,
+                "photograph-too-large",
+                f"The photograph has {width}x{height} pixels; up to {max_pixels} are accepted.",
+            )
+        if min(width, height) < SMALLEST_SIDE:
+            raise Problem(
+                422,
+                "photograph-too-small",
+                f"The photograph has {width}x{height} pixels; each side must have "
+                f"{SMALLEST_SIDE} or more.",
+            )
+        if getattr(image, "is_animated", False) and image.format != "MPO":  # a still with its depth map
+            raise Problem(
+                422, "animated", "The picture is animated; a photograph of one frame is accepted."
+            )
+        try:
+            image.load()
+            return np.asarray(_to_srgb(_upright(image)))
+        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+            raise Problem(
+                422,
+                "damaged-photograph",
+                f"The photograph is damaged or incomplete; {IN_WORDS}.",
+            ) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    turned = ImageOps.exif_transpose(image)
+    assert turned is not None
+    return turned
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    profile = image.info.get("icc_profile")
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _to_8_bit(image)
+    if image.mode in ("LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+    if image.mode == "RGBA":
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image).convert("RGB")
+    if profile and image.mode in ("RGB", "CMYK", "L"):
+        image = _through_profile(image, profile)
+    return image.convert("RGB")
+
+
+def _through_profile(image: Image.Image, data: bytes) -> Image.Image:
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
+        if "sRGB" in ImageCms.getProfileDescription(profile):
+            return image
+        converted = ImageCms.profileToProfile(
+            image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return image  # a broken profile is no reason to refuse the picture
+    return converted or image
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    values = np.asarray(image, dtype=np.float64)
+    if image.mode == "F":
+        values = values * 255
+    elif values.max(initial=0) > 255:
+        values = values / 257  # 65535 is white
+    return Image.fromarray(values.clip(0, 255).round().astype(np.uint8))
+
+
+def write(pixels: Pixels, format: Format) -> bytes:
+    """The picture in a format, with no metadata; PNG is exact, WebP and JPEG of high quality."""
+    out = io.BytesIO()
+    image = Image.fromarray(pixels)
+    match format:
+        case "png":
+            image.save(out, "PNG", compress_level=3)
+        case "webp":
+            image.save(out, "WEBP", quality=92, method=2)
+        case "jpeg":
+            image.save(out, "JPEG", quality=95, subsampling=0)
+    return out.getvalue()

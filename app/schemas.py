@@ -1,0 +1,131 @@
+"""What goes over the wire."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app import faces
+from model.bundle import Direction
+
+
+class Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+LatentId = Annotated[
+    str,
+    Field(description="As given by /encode or /sample.", pattern=r"^[A-Za-z0-9_-]{22}$"),
+]
+Strength = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class ModelDescription(BaseModel):
+    name: str
+    resolution: int = Field(description="Side of a crop, in pixels.")
+    levels: int
+    parameters: int
+    bits_per_dim: float | None = Field(description="Of the validation images.")
+    card: dict[str, Any] = Field(description="What the model was trained on, and its terms.")
+
+
+class Counts(BaseModel):
+    positive: int = Field(description="Images with the attribute, behind its mean.")
+    negative: int = Field(description="Images without it.")
+
+
+class Attribute(BaseModel):
+    name: str
+    label: str
+    group: str
+    kind: Literal["built-in", "custom"]
+    min: float = Field(description="Least strength.")
+    max: float = Field(description="Greatest strength.")
+    std: float = Field(description="Standard deviation of the data's readings.")
+    counts: Counts
+
+    @classmethod
+    def built_in(cls, direction: Direction) -> "Attribute":
+        return cls(
+            name=direction.name,
+            label=direction.label,
+            group=direction.group,
+            kind="built-in",
+            min=direction.min,
+            max=direction.max,
+            std=direction.std,
+            counts=Counts(positive=direction.positives, negative=direction.negatives),
+        )
+
+
+class Box(BaseModel):
+    x: float = Field(description="Left edge before turning, in pixels of the photograph.")
+    y: float = Field(description="Top edge before turning.")
+    size: float = Field(description="Side of the square.")
+
+
+class Face(BaseModel):
+    found: bool = Field(description="Whether a face was found; else the box was given.")
+    box: Box
+    angle: float = Field(description="Degrees clockwise about the middle of the box.")
+    confidence: float = Field(description="Of the detection, 0 to 1.")
+
+    @classmethod
+    def at(cls, box: faces.Box, found: bool, confidence: float) -> "Face":
+        return cls(
+            found=found,
+            box=Box(x=box.x, y=box.y, size=box.size),
+            angle=box.angle,
+            confidence=confidence,
+        )
+
+
+Readings = Annotated[
+    dict[str, float],
+    Field(
+        description="Where this face lies on each attribute's slider: -0.5 is the mean face "
+        "without it, +0.5 the mean face with it."
+    ),
+]
+ExpiresIn = Annotated[int, Field(description="Seconds until the latent is forgotten.")]
+
+
+class Encoded(BaseModel):
+    latent_id: LatentId
+    face: Face
+    readings: Readings
+    bits_per_dim: float = Field(description="Of this crop; lower is more typical of the model.")
+    expires_in: ExpiresIn
+
+
+class Sampled(BaseModel):
+    latent_id: LatentId
+    readings: Readings
+    expires_in: ExpiresIn
+
+
+class LatentDescription(BaseModel):
+    latent_id: LatentId
+    model: str
+    shapes: list[tuple[int, int, int]] = Field(
+        description="Channels, height and width of each part, levels in order."
+    )
+    has_photo: bool
+    expires_in: ExpiresIn
+
+
+class DecodeRequest(Request):
+    latent_id: LatentId
+
+
+class EditRequest(Request):
+    latent_id: LatentId
+    attributes: dict[str, Strength] = Field(
+        default_factory=dict, description="Strength by attribute, each within its min and max."
+    )
+    output: Literal["crop", "photo"] = "crop"
+
+
+class SampleRequest(Request):
+    count: int = Field(1, ge=1, le=64)
+    temperature: float = Field(0.7, ge=0, le=1.5, allow_inf_nan=False)
+    seed: int = Field(0, ge=0, lt=2**63)

@@ -1,0 +1,120 @@
+"""A model on disk: one safetensors file of weights and directions, its header the rest."""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model.config import FlowConfig
+from model.flow import Flow
+
+FORMAT = 1
+
+
+class BundleError(Exception):
+    """A bundle that cannot be read, and why."""
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A difference of mean latents that means one attribute.
+
+    A latent's reading is (z . vector) / |vector|**2 - origin: -0.5 at the mean of the images
+    without the attribute, +0.5 at the mean of those with it, so one unit of strength is one unit
+    of reading. `std` is the deviation of the readings of the data; `min` and `max` bound the
+    strengths at which decoded pictures hold.
+    """
+
+    name: str
+    label: str
+    group: str
+    vector: Tensor = field(repr=False)  # (dimensions,), float32
+    positives: int
+    negatives: int
+    origin: float
+    std: float
+    min: float
+    max: float
+
+    def reading(self, latent: Tensor) -> float:
+        """Where a flat latent lies on this attribute's slider."""
+        return (latent @ self.vector / self.vector.square().sum()).item() - self.origin
+
+
+@dataclass
+class Bundle:
+    """A flow with its directions and its card (what it is, what it was trained on, its terms)."""
+
+    name: str
+    flow: Flow
+    directions: list[Direction] = field(default_factory=list)
+    card: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, path: Path, half: bool = False) -> None:
+        """Write to `path` in one step, so that a reader never sees half a file; `half` stores
+        float16, which halves the file."""
+        dtype = torch.float16 if half else torch.float32
+        tensors = {
+            f"flow.{name}": tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None)
+            for name, tensor in self.flow.state_dict().items()
+        }
+        if self.directions:
+            vectors = torch.stack([direction.vector for direction in self.directions])
+            tensors["directions"] = vectors.to("cpu", dtype)
+        header = {
+            "format": FORMAT,
+            "name": self.name,
+            "config": self.flow.config.to_dict(),
+            "directions": [
+                {k: v for k, v in vars(direction).items() if k != "vector"}
+                for direction in self.directions
+            ],
+            "card": self.card,
+        }
+        part = path.with_name(path.name + ".part")
+        save_file(
+            {name: tensor.contiguous() for name, tensor in tensors.items()},
+            part,
+            metadata={"glow-editor": json.dumps(header)},
+        )
+        os.replace(part, path)
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device | str = "cpu") -> "Bundle":
+        """Raises BundleError for a file that is missing, damaged, foreign or of a newer format."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise BundleError(f"{path} cannot be read: {error}") from error
+        if "glow-editor" not in metadata:
+            raise BundleError(f"{path} is a safetensors file, but no Glow Editor bundle")
+        header = json.loads(metadata["glow-editor"])
+        if header["format"] > FORMAT:
+            raise BundleError(
+                f"{path} has bundle format {header['format']}; this version reads up to {FORMAT}"
+            )
+        vectors = tensors.pop("directions", torch.empty(0)).float()
+        flow = Flow(FlowConfig.from_dict(header["config"]))
+        try:
+            flow.load_state_dict(
+                {name.removeprefix("flow."): tensor for name, tensor in tensors.items()}
+            )
+        except RuntimeError as error:
+            raise BundleError(f"{path} does not match its own config: {error}") from error
+        return cls(
+            header["name"],
+            flow.eval().requires_grad_(False).to(device, memory_format=torch.channels_last),
+            [
+                Direction(**values, vector=vector)
+                for values, vector in zip(header["directions"], vectors, strict=True)
+            ],
+            header["card"],
+        )
