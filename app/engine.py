@@ -69,7 +69,9 @@ class Engine:
     @torch.inference_mode()
     def _decode(self, latent: NDArray[np.float32]) -> NDArray[np.float32]:
         flat = torch.from_numpy(latent.copy())[None].to(self._device)
-        return self._flow.decode(self._flow.unflatten(flat))[0].permute(1, 2, 0).cpu().numpy()
+        decoded = self._flow.decode(self._flow.unflatten(flat))[0]
+        picture: NDArray[np.float32] = decoded.permute(1, 2, 0).cpu().numpy()
+        return picture
 
     @torch.inference_mode()
     def _moved(

@@ -6,6 +6,7 @@ from functools import cache
 
 import cv2
 import numpy as np
+from cv2.data import haarcascades
 from numpy.typing import NDArray
 
 from app.photos import Pixels
@@ -105,9 +106,7 @@ def _find_tilted(
     return faces
 
 
-def _align(
-    grey: NDArray[np.uint8], middle: NDArray[np.float64], size: float, tilt: float
-) -> Box:
+def _align(grey: NDArray[np.uint8], middle: NDArray[np.float64], size: float, tilt: float) -> Box:
     """The crop of a face found as a square, from its eyes where they are found."""
     cosine, sine = math.cos(math.radians(tilt)), math.sin(math.radians(tilt))
     turn = np.array([[cosine, -sine], [sine, cosine]])
@@ -131,7 +130,7 @@ def _eye(
     """The eye on one side (-1: the picture's left): the median of what the eye cascades find
     near where it should be, or that place where none finds any."""
     expected = middle + turn @ np.array([side * EYE_FROM_MIDDLE[0], EYE_FROM_MIDDLE[1]]) * size
-    window = Box.around(*expected, EYE_WINDOW * size, tilt)
+    window = Box.around(expected[0], expected[1], EYE_WINDOW * size, tilt)
     patch = _cut(grey, window, EYE_PIXELS)
     found = []
     for name, (outward, down) in EYE_CASCADES.items():
@@ -143,12 +142,13 @@ def _eye(
             nearest = min(centres, key=lambda c: math.hypot(*(c - EYE_PIXELS / 2)))
             offset = (nearest / EYE_PIXELS - 0.5) * EYE_WINDOW - (side * outward, down)
             found.append(expected + turn @ offset * size)
-    return np.median(found, axis=0) if found else expected
+    eye: NDArray[np.float64] = np.median(np.array(found or [expected]), axis=0)
+    return eye
 
 
 @cache
 def _cascade(name: str) -> cv2.CascadeClassifier:
-    return cv2.CascadeClassifier(f"{cv2.data.haarcascades}haarcascade_{name}.xml")
+    return cv2.CascadeClassifier(f"{haarcascades}haarcascade_{name}.xml")
 
 
 def centred(photo: Pixels) -> Box:
@@ -173,7 +173,8 @@ def _cut(photo: Pixels, box: Box, resolution: int) -> Pixels:
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REFLECT,
     )
-    return cv2.resize(cut, (resolution,) * 2, interpolation=cv2.INTER_AREA)
+    crop: Pixels = cv2.resize(cut, (resolution,) * 2, interpolation=cv2.INTER_AREA)
+    return crop
 
 
 def paste_back(photo: Pixels, box: Box, change: NDArray[np.float32]) -> Pixels:

@@ -10,8 +10,8 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from typing import Protocol
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 from cachetools import TTLCache
@@ -101,6 +101,8 @@ class MemoryStore:
         if entry is None:
             raise _unknown()
         record, expires = entry
+        if not photo:
+            record = replace(record, photo=None)
         return record, max(0, round(expires - time.monotonic()))
 
     async def delete(self, latent_id: str) -> None:
@@ -134,7 +136,7 @@ class RedisStore:
 
     async def put(self, record: Record) -> str:
         latent_id = _new_id()
-        fields: dict[str, bytes] = {
+        fields: dict[bytes | bytearray | memoryview[int] | str | int | float, Any] = {
             "latent": record.latent.astype("<f4").tobytes(),
             "about": json.dumps(
                 {"model": record.model, "box": record.box and asdict(record.box)}

@@ -48,7 +48,8 @@ def read(data: bytes, max_pixels: int) -> Pixels:
                 f"The photograph has {width}x{height} pixels; each side must have "
                 f"{SMALLEST_SIDE} or more.",
             )
-        if getattr(image, "is_animated", False) and image.format != "MPO":  # a still with its depth map
+        # an MPO is a JPEG that carries more pictures of the same scene
+        if getattr(image, "is_animated", False) and image.format != "MPO":
             raise Problem(
                 422, "animated", "The picture is animated; a photograph of one frame is accepted."
             )

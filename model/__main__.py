@@ -1,21 +1,28 @@
 """python -m model: train a flow and find its attribute directions."""
 
+import json
 import logging
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
+from torch import Tensor
 from tqdm import tqdm
 
-from model import data
+from model.attributes import attributes_of, mean_differences, ranged, read
 from model.bundle import Bundle
 from model.config import PRESETS
+from model.data import Images, Split, read_labels
 from model.flow import Flow
 from model.train import TrainConfig, Trainer, bits_per_dim, save_samples
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 DEFAULTS = TrainConfig()
+BATCH = 64  # images encoded at once
+RANGE_FACES = 128  # validation faces on which the sliders' ends are measured
 
 
 def _device() -> torch.device:
@@ -24,7 +31,9 @@ def _device() -> torch.device:
 
 @app.command()
 def train(
-    data_path: Annotated[Path, typer.Option("--data", help="Folder of images, tar pack, or folder of packs.")],
+    data_path: Annotated[
+        Path, typer.Option("--data", help="Folder of images, tar pack, or folder of packs.")
+    ],
     out: Annotated[Path, typer.Option(help="The bundle to write.")],
     validation: Annotated[Path | None, typer.Option(help="The same for validation.")] = None,
     preset: Annotated[str, typer.Option(help=f"One of {', '.join(PRESETS)}.")] = "glow64",
@@ -36,13 +45,11 @@ def train(
 ) -> None:
     """Train a flow; run again with the same --out, it resumes at its last checkpoint."""
     config = PRESETS[preset]
-    images = data.load(data.find_packs(data_path, config.resolution, "train"), config.resolution)[1]
-    held_out = data.load(
-        data.find_packs(validation or data_path, config.resolution, "val"), config.resolution
-    )[1]
+    images = Images.find(data_path, config.resolution, "train", validation).load()
+    held_out = Images.find(data_path, config.resolution, "val", validation).load()
     torch.manual_seed(seed)
     trainer = Trainer(
-        Flow(config).to(_device(), memory_format=torch.channels_last),
+        Flow(config).to(_device()),
         images,
         TrainConfig(steps, batch, learning_rate, seed=seed, checkpoint_every=checkpoint_every),
     )
@@ -55,17 +62,77 @@ def train(
 
     def checkpoint(trainer: Trainer) -> None:
         trainer.save(state)
-        value = bits_per_dim(trainer.averaged, held_out[:320]).mean().item()
+        last = trainer.step == trainer.config.steps
+        value = bits_per_dim(trainer.averaged, held_out if last else held_out[:320]).mean().item()
         tqdm.write(f"step {trainer.step}: validation bits/dim {value:.4f}")
-        Bundle(out.stem, trainer.averaged).save(out)
+        about = {
+            "bits_per_dim": round(value, 4),
+            "training": {
+                "preset": preset,
+                "images": len(images),
+                "minutes": round(trainer.seconds / 60, 1),
+                "step": trainer.step,
+                **asdict(trainer.config),
+            },
+        }
+        Bundle(out.stem, trainer.averaged, card=about).save(out)
         save_samples(trainer.averaged, out.with_suffix(f".{trainer.step:06d}.png"))
 
     trainer.run(checkpoint)
 
 
 @app.command()
-def directions() -> None:
-    """Find attribute directions."""
+def directions(
+    bundle_path: Annotated[
+        Path, typer.Option("--bundle", help="The model; directions go into it.")
+    ],
+    data_path: Annotated[Path, typer.Option("--data", help="As in train.")],
+    labels_path: Annotated[Path, typer.Option("--labels", help="CSV with a column 'file'.")],
+    validation: Annotated[Path | None, typer.Option(help="The same for validation.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write here instead.")] = None,
+    half: Annotated[bool, typer.Option(help="Store float16: half the size.")] = False,
+) -> None:
+    """Find attribute directions, judge them on the validation images, and write them down."""
+    bundle = Bundle.load(bundle_path, _device())
+    flow, resolution = bundle.flow, bundle.flow.config.resolution
+    labels = read_labels(labels_path)
+    attributes = attributes_of(labels)
+
+    def batches(split: Split, what: str) -> Iterator[tuple[list[str], Tensor]]:
+        images = Images.find(data_path, resolution, split, validation)
+        return iter(tqdm(images.batches(BATCH), what, unit="batch"))
+
+    found = mean_differences(flow, batches("train", "means"), labels, attributes)
+    readings = read(flow, found, batches("val", "readings"), labels, attributes)
+    _, images = next(Images.find(data_path, resolution, "val", validation).batches(RANGE_FACES))
+    with torch.inference_mode():
+        latents = flow.flatten(flow.encode(images.to(_device())))
+    deviations = readings.values.std(dim=0).tolist()
+    bundle.directions = [
+        ranged(flow, replace(direction, std=std), latents)
+        for direction, std in zip(tqdm(found, "ranges"), deviations, strict=True)
+    ]
+    bundle.save(out or bundle_path, half)
+    print(f"{'attribute':15} {'with':>6} {'without':>8} {'AUC':>6} {'std':>6}  range")
+    for i, d in enumerate(bundle.directions):
+        print(
+            f"{d.name:15} {d.positives:6} {d.negatives:8} {readings.auc(i):6.3f} {d.std:6.3f}"
+            f"  {d.min:+.2f} to {d.max:+.2f}"
+        )
+
+
+@app.command()
+def card(
+    bundle_path: Annotated[
+        Path, typer.Option("--bundle", help="The model; the card goes into it.")
+    ],
+    text: Annotated[Path, typer.Option(help="JSON object; its entries replace the card's own.")],
+    half: Annotated[bool, typer.Option(help="Store float16: half the size.")] = False,
+) -> None:
+    """Write what a model is, what it was trained on and its terms into its bundle."""
+    bundle = Bundle.load(bundle_path)
+    bundle.card |= json.loads(text.read_text())
+    bundle.save(bundle_path, half)
 
 
 if __name__ == "__main__":

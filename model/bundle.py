@@ -1,7 +1,6 @@
 """A model on disk: one safetensors file of weights and directions, its header the rest."""
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,7 +82,7 @@ class Bundle:
             part,
             metadata={"glow-editor": json.dumps(header)},
         )
-        os.replace(part, path)
+        part.replace(path)
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> "Bundle":
@@ -111,7 +110,7 @@ class Bundle:
             raise BundleError(f"{path} does not match its own config: {error}") from error
         return cls(
             header["name"],
-            flow.eval().requires_grad_(False).to(device, memory_format=torch.channels_last),
+            flow.eval().requires_grad_(False).to(device),
             [
                 Direction(**values, vector=vector)
                 for values, vector in zip(header["directions"], vectors, strict=True)

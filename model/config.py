@@ -65,9 +65,9 @@ class FlowConfig:
         unknown = values.keys() - {field.name for field in fields(cls)}
         if unknown:
             raise ValueError(f"unknown flow settings: {', '.join(sorted(unknown))}")
-        return cls(
-            **{k: tuple(v) if k in ("steps", "hidden") else v for k, v in values.items()}
-        )
+        lists = {name: tuple(v) for name, v in values.items() if isinstance(v, list)}
+        settings: dict[str, Any] = {**values, **lists}
+        return cls(**settings)
 
 
 PRESETS = {

@@ -3,10 +3,13 @@
 import csv
 import logging
 import tarfile
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,23 +18,9 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
+Split = Literal["train", "val"]
+
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-
-
-def find_packs(path: Path, resolution: int, split: str) -> list[Path]:
-    """The sources of a split under `path`: a tar pack or a folder of images is itself; in a folder
-    of packs, those named `*{resolution}-{split}*.tar`.
-
-    Raises FileNotFoundError, saying what was looked for.
-    """
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
-    if path.is_file() or not any(path.glob("*.tar")):
-        return [path]
-    packs = sorted(path.glob(f"*{resolution}-{split}*.tar"))
-    if not packs:
-        raise FileNotFoundError(f"no pack named *{resolution}-{split}*.tar in {path}")
-    return packs
 
 
 def _files(source: Path) -> Iterator[tuple[str, bytes]]:
@@ -48,45 +37,76 @@ def _files(source: Path) -> Iterator[tuple[str, bytes]]:
                 yield member.name.removeprefix("./"), file.read()
 
 
-def stream(sources: Iterable[Path], resolution: int) -> Iterator[tuple[str, Tensor]]:
-    """(name, uint8 image (3, resolution, resolution)) of every readable image; others are cut to
-    a centred square and resized. An unreadable file is named in the log, counted and skipped.
+@dataclass(frozen=True)
+class Images:
+    """The images of one split. Iterating reads them one at a time, as (name, uint8 image
+    (3, resolution, resolution)); other sizes are cut to a centred square and resized. An
+    unreadable file is named in the log, counted and skipped; none readable is a ValueError."""
 
-    Raises ValueError where there was no readable image.
-    """
-    read = broken = 0
-    for source in sources:
-        for name, data in _files(source):
-            try:
-                image = Image.open(BytesIO(data)).convert("RGB")
-            except (OSError, ValueError, Image.DecompressionBombError) as error:
-                log.warning("skipped %s: %s", name, error)
-                broken += 1
-                continue
-            if image.size != (resolution, resolution):
-                image = ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS)
-            read += 1
-            yield name, torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
-    if broken:
-        log.warning("%d of %d images could not be read", broken, broken + read)
-    if not read:
-        raise ValueError(f"no readable image in {', '.join(map(str, sources))}")
+    sources: tuple[Path, ...]
+    resolution: int
+    keep: Callable[[str], bool] = bool  # every name
+
+    @classmethod
+    def find(
+        cls, path: Path, resolution: int, split: Split, validation: Path | None = None
+    ) -> "Images":
+        """A split of what is at `path`: a folder of images, a tar pack, or a folder of packs.
+
+        The validation images are those at `validation`; without it, in a folder of packs, the
+        packs named `*{resolution}-val*.tar` (and to train, `*{resolution}-train*.tar`); else one
+        image in twenty, chosen by its name.
+
+        Raises FileNotFoundError, saying what was looked for.
+        """
+        chosen = validation if validation and split == "val" else path
+        if not chosen.exists():
+            raise FileNotFoundError(f"{chosen} does not exist")
+        if chosen.is_dir() and any(chosen.glob("*.tar")):
+            packs = sorted(chosen.glob(f"*{resolution}-{split}*.tar"))
+            if not packs:
+                raise FileNotFoundError(f"no pack named *{resolution}-{split}*.tar in {chosen}")
+            return cls(tuple(packs), resolution)
+        if validation:
+            return cls((chosen,), resolution)
+        return cls((chosen,), resolution, lambda name: _held_out(name) == (split == "val"))
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        read = broken = 0
+        for source in self.sources:
+            for name, data in _files(source):
+                if not self.keep(name):
+                    continue
+                try:
+                    image = Image.open(BytesIO(data)).convert("RGB")
+                except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                    log.warning("skipped %s: %s", name, error)
+                    broken += 1
+                    continue
+                size = (self.resolution, self.resolution)
+                if image.size != size:
+                    image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
+                read += 1
+                yield name, torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+        if broken:
+            log.warning("%d of %d images could not be read", broken, broken + read)
+        if not read:
+            raise ValueError(f"no readable image in {', '.join(map(str, self.sources))}")
+
+    def batches(self, size: int) -> Iterator[tuple[list[str], Tensor]]:
+        """(names, uint8 (B, 3, resolution, resolution)), `size` at a time."""
+        rest = iter(self)
+        while batch := list(islice(rest, size)):
+            names, images = zip(*batch, strict=True)
+            yield list(names), torch.stack(images)
+
+    def load(self) -> Tensor:
+        """Every image at once: uint8 (N, 3, resolution, resolution)."""
+        return torch.stack([image for _, image in self])
 
 
-def batches(
-    sources: Iterable[Path], resolution: int, size: int
-) -> Iterator[tuple[list[str], Tensor]]:
-    """`stream` in batches of `size`: (names, uint8 (B, 3, resolution, resolution))."""
-    rest = stream(sources, resolution)
-    while batch := list(islice(rest, size)):
-        names, images = zip(*batch, strict=True)
-        yield list(names), torch.stack(images)
-
-
-def load(sources: Iterable[Path], resolution: int) -> tuple[list[str], Tensor]:
-    """Every image at once: names, uint8 (N, 3, resolution, resolution)."""
-    names, images = zip(*stream(sources, resolution), strict=True)
-    return list(names), torch.stack(images)
+def _held_out(name: str) -> bool:
+    return zlib.crc32(name.encode()) % 20 == 0
 
 
 def read_labels(path: Path) -> dict[str, dict[str, str]]:

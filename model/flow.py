@@ -17,6 +17,7 @@ from model.layers import (
     Layer,
     Split,
     Squeeze,
+    module_list,
     standard_normal_log_prob,
 )
 
@@ -47,7 +48,7 @@ class Level(nn.Module):
     def __init__(self, config: FlowConfig, level: int, channels: int) -> None:
         super().__init__()
         self.squeeze = Squeeze()
-        self.steps = nn.ModuleList(
+        self.steps = module_list(
             Chain(
                 ActNorm(channels),
                 _permutation(config, channels),
@@ -86,15 +87,17 @@ class Flow(nn.Module):
         super().__init__()
         self.config = config
         self.bins = 2**config.bits
-        self.levels = nn.ModuleList()
-        self.splits = nn.ModuleList()
+        levels: list[Level] = []
+        splits: list[Split] = []
         channels, size = config.channels, config.resolution
         for level in range(config.levels):
             channels, size = channels * 4, size // 2
-            self.levels.append(Level(config, level, channels))
+            levels.append(Level(config, level, channels))
             if level < config.levels - 1:
-                self.splits.append(Split(channels))
+                splits.append(Split(channels))
                 channels //= 2
+        self.levels = module_list(levels)
+        self.splits = module_list(splits)
         self.prior = GaussianPrior((channels, size, size))
 
     def initialize(self, images: Tensor) -> None:
@@ -132,7 +135,7 @@ class Flow(nn.Module):
 
     def encode(self, images: Tensor) -> Latent:
         """The latent of each image (uint8), taken at the middle of its 8-bit bins."""
-        latent, _ = self(self.dequantize(images, noise=0.5))
+        latent: Latent = self(self.dequantize(images, noise=0.5))[0]
         return latent
 
     def decode(self, latent: Latent) -> Tensor:
@@ -150,7 +153,8 @@ class Flow(nn.Module):
         y was dequantized from."""
         latent, log_det = self(y)
         log_prior = torch.stack([standard_normal_log_prob(part) for part in latent]).sum(0)
-        return log_prior + log_det - self.config.dimensions * math.log(self.bins)
+        log_density: Tensor = log_prior + log_det
+        return log_density - self.config.dimensions * math.log(self.bins)
 
     def bits_per_dim(self, log_prob: Tensor) -> Tensor:
         """-log_prob in bits, per number in the image."""
@@ -170,11 +174,13 @@ class Flow(nn.Module):
         """The continuous image y of a uint8 image: uniform noise within each bin by default."""
         if noise is None:
             noise = torch.rand(images.shape, device=images.device)
-        return (images.to(self.prior.mean.dtype) + noise) / self.bins - 0.5
+        y: Tensor = (images.to(self.prior.mean.dtype) + noise) / self.bins - 0.5
+        return y
 
     def quantize(self, images: Tensor) -> Tensor:
         """Floats in [0, 1] to the bin each falls in, as uint8."""
-        return (images * self.bins).floor().clamp(0, self.bins - 1).to(torch.uint8)
+        bins: Tensor = (images * self.bins).floor().clamp(0, self.bins - 1)
+        return bins.to(torch.uint8)
 
     @staticmethod
     def flatten(latent: Latent) -> Tensor:

@@ -11,10 +11,19 @@ only the coupling networks, which inverse recomputes from the same input, may ru
 """
 
 import math
+from collections.abc import Iterable
+from typing import TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def module_list(modules: Iterable[M]) -> list[M]:
+    """An nn.ModuleList that keeps the type of its items."""
+    return cast(list[M], nn.ModuleList(modules))
 
 
 class Layer(nn.Module):
@@ -207,7 +216,7 @@ class Chain(Layer):
 
     def __init__(self, *layers: Layer) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(layers)
+        self.layers = module_list(layers)
 
     def initialize(self, x: Tensor) -> None:
         for layer in self.layers:

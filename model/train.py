@@ -1,7 +1,7 @@
 """Training: maximum likelihood of the dequantized images (Glow, section 2)."""
 
 import math
-import os
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,7 +39,7 @@ class TrainConfig:
         return min(1.0, warm) * 0.5 * (1 - math.cos(math.pi * min(1.0, left)))
 
 
-class Diverged(Exception):
+class DivergedError(Exception):
     """More steps were not finite than `max_skipped` allows."""
 
 
@@ -60,6 +60,7 @@ class Trainer:
         self.optimizer = torch.optim.Adam(flow.parameters(), config.learning_rate, fused=True)
         self.step = 0
         self.skipped = 0
+        self.seconds = 0.0  # spent in steps
         self.precision = torch.bfloat16 if has_bfloat16(self.device) else torch.float32
 
     def batch(self, step: int) -> Tensor:
@@ -82,8 +83,9 @@ class Trainer:
     def train_step(self) -> dict[str, float]:
         """One step; its bits/dim and gradient norm. A step that is not finite changes nothing.
 
-        Raises Diverged past `max_skipped` such steps.
+        Raises DivergedError past `max_skipped` such steps.
         """
+        start = time.perf_counter()
         images = self.batch(self.step)
         noise = torch.rand(
             images.shape, generator=self._generator(self.step, self.device), device=self.device
@@ -102,15 +104,19 @@ class Trainer:
         else:
             self.skipped += 1
             if self.skipped > self.config.max_skipped:
-                raise Diverged(f"{self.skipped} steps were not finite; lower the learning rate")
+                raise DivergedError(
+                    f"{self.skipped} steps were not finite; lower the learning rate"
+                )
         self.step += 1
+        self.seconds += time.perf_counter() - start
         return {"bits_per_dim": loss.item(), "gradient_norm": norm.item()}
 
     @property
     def averaged(self) -> Flow:
         """The flow with the exponential moving average of the weights."""
-        flow: Flow = self.average.module
-        return flow.eval()
+        flow = self.average.module.eval()
+        assert isinstance(flow, Flow)
+        return flow
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -118,13 +124,14 @@ class Trainer:
             "flow_config": self.flow.config.to_dict(),
             "step": self.step,
             "skipped": self.skipped,
+            "seconds": self.seconds,
             "flow": self.flow.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.step, self.skipped = state["step"], state["skipped"]
+        self.step, self.skipped, self.seconds = state["step"], state["skipped"], state["seconds"]
         self.flow.load_state_dict(state["flow"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -132,16 +139,16 @@ class Trainer:
     def save(self, path: Path) -> None:
         part = path.with_name(path.name + ".part")
         torch.save(self.state_dict(), part)
-        os.replace(part, path)
+        part.replace(path)
 
     def run(self, checkpoint: Callable[["Trainer"], None]) -> None:
         """Train to the last step, calling `checkpoint` every `checkpoint_every` and at the end."""
-        mean = None
-        with tqdm(total=self.config.steps, initial=self.step, unit="step", dynamic_ncols=True) as bar:
+        mean = math.nan
+        with tqdm(total=self.config.steps, initial=self.step, unit="step") as bar:
             while self.step < self.config.steps:
                 figures = self.train_step()
                 value = figures["bits_per_dim"]
-                mean = value if mean is None or not math.isfinite(mean) else 0.98 * mean + 0.02 * value
+                mean = 0.98 * mean + 0.02 * value if math.isfinite(mean) else value
                 bar.update()
                 bar.set_postfix(
                     bpd=f"{mean:.3f}",
@@ -156,8 +163,8 @@ class Trainer:
 def has_bfloat16(device: torch.device) -> bool:
     """Whether the device computes in bfloat16 faster than in float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 @torch.no_grad()

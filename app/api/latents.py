@@ -47,7 +47,9 @@ def _place(photo: Pixels, align: str) -> Face:
     match = BOX.match(align)
     if not match:
         raise Problem(
-            422, "invalid-align", "align must be auto, none, or a box of four numbers x,y,size,angle."
+            422,
+            "invalid-align",
+            "align must be auto, none, or a box of four numbers x,y,size,angle.",
         )
     box = Box(*map(float, match.groups()))
     height, width = photo.shape[:2]

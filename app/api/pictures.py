@@ -103,19 +103,21 @@ async def edit(parts: PartsOf, request: EditRequest, format: FormatOf) -> Respon
     """Move a latent along attribute directions and decode it; `photo` is the whole upload at its
     own resolution with the edited face in place (of a generated face, the crop)."""
     _check_strengths(parts, request.attributes)
-    record, _ = await parts.record(request.latent_id, photo=request.output == "photo")
+    whole = request.output == "photo"
+    record, _ = await parts.record(request.latent_id, photo=whole)
     if record.photo is not None and not any(request.attributes.values()):
         photo = await asyncio.to_thread(photos.read, record.photo, parts.settings.max_pixels)
         return await picture(photo, format)
     decoded = await parts.engine.edit(record.latent, request.attributes)
-    if request.output == "crop" or record.photo is None:
+    if record.photo is None:
         return await picture(to_pixels(decoded), format)
     edited = await asyncio.to_thread(_in_place, record, decoded, parts.settings.max_pixels)
     return await picture(edited, format)
 
 
 def _in_place(record: Record, decoded: NDArray[np.float32], max_pixels: int) -> Pixels:
-    assert record.photo is not None and record.box is not None
+    assert record.photo is not None
+    assert record.box is not None
     photo = photos.read(record.photo, max_pixels)
     before = faces.align(photo, record.box, len(decoded))
     change = np.clip(decoded * 256 - 0.5, 0, 255) - before

@@ -1,0 +1,35 @@
+// Every way that a photograph gets in: chosen, dropped, pasted.
+
+export function takeIn({ input, veil, onFile, onNothing }) {
+  input.addEventListener("change", () => {
+    const [file] = input.files;
+    input.value = ""; // choosing the same file again should count
+    if (file) onFile(file);
+  });
+
+  // Entering a child fires before leaving its parent, so that only the count says when the drag
+  // has left the window.
+  let depth = 0;
+  const hover = (change) => {
+    depth = change ? Math.max(0, depth + change) : 0;
+    veil.classList.toggle("shown", depth > 0);
+  };
+  window.addEventListener("dragenter", (event) => { event.preventDefault(); hover(1); });
+  window.addEventListener("dragleave", () => hover(-1));
+  window.addEventListener("dragover", (event) => event.preventDefault());
+  window.addEventListener("drop", (event) => {
+    event.preventDefault();
+    hover(0);
+    give(event.dataTransfer, "Nothing to open came with that. Drop an image file.");
+  });
+  window.addEventListener("paste", (event) =>
+    give(event.clipboardData, "There is no picture on the clipboard. Copy one, then paste again."),
+  );
+
+  function give(transfer, otherwise) {
+    const files = [...(transfer?.files ?? [])];
+    const file = files.find(({ type }) => type.startsWith("image/")) ?? files[0];
+    if (file) onFile(file);
+    else onNothing(otherwise);
+  }
+}
