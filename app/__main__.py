@@ -14,4 +14,5 @@ if __name__ == "__main__":
         create_app(Settings()),
         host=os.environ.get("HOST", "127.0.0.1"),
         port=int(os.environ.get("PORT", "8000")),
+        access_log=False,  # its lines hold latent ids, and an id opens a photograph
     )

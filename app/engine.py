@@ -80,7 +80,8 @@ class Engine:
         weights = torch.tensor([strengths.get(d.name, 0.0) for d in self.bundle.directions])
         if not weights.any():
             return latent
-        return latent + (weights.to(self._device) @ self._vectors).cpu().numpy()
+        step: NDArray[np.float32] = (weights.to(self._device) @ self._vectors).cpu().numpy()
+        return latent + step
 
     def readings(self, latent: NDArray[np.float32]) -> dict[str, float]:
         """Where a flat latent lies on each attribute's slider, in units of strength."""

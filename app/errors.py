@@ -58,11 +58,23 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+FRAMEWORK = {  # what is answered before an endpoint is reached
+    400: ("bad-request", "The request cannot be read: {detail}."),
+    404: ("not-found", "There is nothing at this address; /docs lists what there is."),
+    405: (
+        "method-not-allowed",
+        "This address takes other methods; /docs lists them.",
+    ),
+}
+
+
 async def _http(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    kind = error.kind if isinstance(error, Problem) else HTTPStatus(error.status_code).name.lower()
-    headers = dict(error.headers or {})
-    return problem_response(error.status_code, kind.replace("_", "-"), error.detail, headers)
+    status, headers = error.status_code, dict(error.headers or {})
+    if isinstance(error, Problem):
+        return problem_response(status, error.kind, error.detail, headers)
+    kind, words = FRAMEWORK.get(status, ("http", "{detail}"))
+    return problem_response(status, kind, words.format(detail=error.detail), headers)
 
 
 async def _validation(_: Request, error: Exception) -> JSONResponse:

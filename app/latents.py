@@ -79,6 +79,11 @@ class MemoryStore:
         self._time_to_live = time_to_live
         self._sweeper: asyncio.Task[None] | None = None
 
+    @property
+    def held(self) -> int:
+        """Bytes of latents and photographs."""
+        return int(self._records.currsize)
+
     async def _sweep(self) -> None:
         while True:  # the cache drops what has expired only when it is touched
             await asyncio.sleep(1)

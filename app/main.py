@@ -15,6 +15,7 @@ from app.api import latents, model, pictures
 from app.api.parts import Parts
 from app.engine import Engine
 from app.latents import LatentStore, MemoryStore, RedisStore
+from app.limits import BodyLimit
 from app.settings import Settings
 from model.bundle import Bundle
 
@@ -54,9 +55,9 @@ def create_app(settings: Settings) -> FastAPI:
         summary="Edits photographs of faces in the latent space of a normalizing flow.",
         version="1",
         lifespan=lifespan,
-        max_body_size=settings.max_upload_bytes,
     )
     errors.install(app)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_upload_bytes)
     for router in (model.router, latents.router, pictures.router):
         app.include_router(router, prefix="/api/v1")
 
@@ -65,5 +66,6 @@ def create_app(settings: Settings) -> FastAPI:
         """Whether the process answers."""
         return {"status": "ok"}
 
-    app.mount("/", StaticFiles(directory=STATIC, html=True))
+    # not a mount: one at the root would answer for an address with another method, 404 for 405
+    app.router.default = StaticFiles(directory=STATIC, html=True)
     return app

@@ -83,4 +83,5 @@ async def picture(pixels: Pixels, format: Format) -> Response:
 
 def to_pixels(decoded: NDArray[np.float32], bins: int = 256) -> Pixels:
     """A decoded crop as 8-bit pixels: the bin that each value falls in."""
-    return np.floor(decoded * bins).clip(0, bins - 1).astype(np.uint8)
+    finite = np.nan_to_num(decoded)  # a latent far from any face may decode to infinities
+    return np.floor(finite * bins).clip(0, bins - 1).astype(np.uint8)

@@ -61,19 +61,30 @@ async def decode(parts: PartsOf, request: Request, format: FormatOf) -> Response
 
 
 def _read_npy(body: bytes, dimensions: int) -> NDArray[np.float32]:
+    """The latent in an npy file; its header is checked before anything is allocated for it."""
+    file = io.BytesIO(body)
     try:
-        latent = np.load(io.BytesIO(body), allow_pickle=False)
-    except (ValueError, EOFError, OSError, SyntaxError) as error:
-        raise Problem(422, "invalid-latent", "The body is not an npy file.") from error
-    if not isinstance(latent, np.ndarray) or latent.dtype != np.float32:
-        raise Problem(422, "invalid-latent", "The latent must be one array of float32.")
-    if latent.shape != (dimensions,):
-        raise Problem(
-            422, "invalid-latent", f"The latent has shape {latent.shape}, not ({dimensions},)."
+        version = np.lib.format.read_magic(file)
+        shape, _, dtype = (
+            np.lib.format.read_array_header_1_0(file)
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0(file)
         )
+    except (ValueError, EOFError) as error:
+        raise Problem(422, "invalid-latent", "The body is not an npy file.") from error
+    if dtype != np.float32 or shape != (dimensions,):
+        raise Problem(
+            422,
+            "invalid-latent",
+            f"The latent is {dtype} of shape {shape}; it must be float32 of shape ({dimensions},).",
+        )
+    values = file.read()
+    if len(values) != 4 * dimensions:
+        raise Problem(422, "invalid-latent", "The npy file is truncated or too long.")
+    latent = np.frombuffer(values, dtype)
     if not np.isfinite(latent).all():
         raise Problem(422, "invalid-latent", "The latent holds numbers that are not finite.")
-    return latent
+    return latent.astype(np.float32)
 
 
 def _check_strengths(parts: Parts, strengths: dict[str, float]) -> None:

@@ -1,0 +1,72 @@
+"""What all tests share: a small bundle, a real Redis, and the real server."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import redis
+import torch
+
+from model.bundle import Bundle, Direction
+from tests.helpers import SMALL, free_port, serving, small_flow, wait_until
+
+
+@pytest.fixture(scope="session")
+def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small bundle with three directions of no meaning."""
+    torch.manual_seed(1)
+    directions = [
+        Direction(name, label, group, torch.randn(SMALL.dimensions) * 0.1, 20, 30, 0.1, 0.5, -1, 1)
+        for name, label, group in (
+            ("smiling", "Smile", "Expression"),
+            ("older", "Age", "Look"),
+            ("eyeglasses", "Eyeglasses", "Accessories"),
+        )
+    ]
+    path = tmp_path_factory.mktemp("bundle") / "small.safetensors"
+    Bundle("small", small_flow(), directions, {"bits_per_dim": 5.0, "licence": "none"}).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real redis-server that keeps nothing on disk."""
+    executable = shutil.which("redis-server")
+    assert executable, "redis-server is missing; tests/setup.sh installs it"
+    port = free_port()
+    process = subprocess.Popen(
+        [executable, "--port", str(port), "--save", "", "--appendonly", "no"],
+        cwd=tmp_path_factory.mktemp("redis"),
+        stdout=subprocess.DEVNULL,
+    )
+    client = redis.Redis(port=port)
+
+    def answers() -> bool:
+        try:
+            return bool(client.ping())
+        except redis.ConnectionError:
+            return False
+
+    wait_until(answers, process)
+    yield f"redis://127.0.0.1:{port}/0"
+    client.close()
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture(scope="session")
+def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The real server with the model that ships."""
+    with serving(tmp_path_factory.mktemp("server") / "log") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def portrait() -> np.ndarray:
+    """A photograph of a face, public domain (NASA): Eileen Collins, (512, 512, 3) uint8."""
+    import skimage.data
+
+    return np.asarray(skimage.data.astronaut())
