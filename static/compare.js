@@ -71,7 +71,7 @@ export function holdToSee({ button, key, holder, active }) {
   for (const end of ["pointerup", "pointercancel", "blur"]) window.addEventListener(end, () => see(false));
   button.addEventListener("contextmenu", (event) => event.preventDefault());
   const holds = (event) =>
-    event.target === button ? [" ", "Enter"].includes(event.key) : event.key.toLowerCase() === key;
+    event.key.toLowerCase() === key || (event.target === button && [" ", "Enter"].includes(event.key));
   window.addEventListener("keydown", (event) => {
     if (!holds(event) || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.target.closest("select, dialog")) return;

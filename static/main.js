@@ -6,12 +6,13 @@ import { $, element } from "./dom.js";
 import { takeIn } from "./intake.js";
 import { Newest } from "./newest.js";
 import { Notice } from "./notice.js";
-import { bitmap, Picture } from "./picture.js";
+import { bitmap, enlarged, Picture } from "./picture.js";
 import { Sliders } from "./sliders.js";
 import { Strengths } from "./state.js";
 
 const REST = 250; // ms without a move after which the whole photograph is fetched
 const EXACT = 1_500_000; // px; a larger photograph is shown from JPEG, as PNG would take seconds
+const BESIDE = 6; // percent; where the divider leaves room for its own handle
 const RAW = 8; // bits of a pixel's colour value, which a model that knows nothing needs
 
 const strengths = new Strengths();
@@ -25,12 +26,16 @@ const picture = new Picture({
   frame: $("frame"),
 });
 const compare = new Compare({ holder: $("picture"), divider: $("divider"), after: $("after") });
-const requests = new Newest((error) => explain(error, face?.source, strengths.all));
+const requests = new Newest((error) => {
+  picture.busy = false;
+  explain(error, { source: face?.source, kept: strengths.all, again: follow });
+});
 
 let model = null;
 let face = null; // what is being edited
 let opening = null; // AbortController of what is on its way
 let rest = 0;
+const places = { photo: 50, crop: 50 }; // the divider's, in each view
 
 // ---- what the service has
 
@@ -41,13 +46,19 @@ async function meet() {
     sliders.build(attributes);
     describeModel();
   } catch (problem) {
-    notice.show(problem.message, [["Try again", () => { met = meet(); }]]);
+    notice.show(problem.message, [["Try again", meetAgain]]);
     throw problem;
   }
 }
 
-let met = meet();
-met.catch(() => {});
+let met;
+
+function meetAgain() {
+  met = meet();
+  met.catch(() => {}); // told above; whoever needs what it brings tries anew
+}
+
+meetAgain();
 
 function describeModel() {
   const million = (count) => `${(count / 1e6).toFixed(1)} million`;
@@ -98,7 +109,7 @@ async function open(source, kept = null) {
     if (turn.signal.aborted) return;
     enter(next, kept);
   } catch (problem) {
-    if (!turn.signal.aborted) explain(problem, source, kept);
+    if (!turn.signal.aborted) explain(problem, { source, kept, opening: true, again: () => open(source, kept) });
   } finally {
     if (opening === turn) {
       opening = null;
@@ -139,7 +150,7 @@ async function fromSeed(source, signal) {
     source,
     latent,
     plain,
-    image: plain,
+    image: enlarged(plain),
     width: plain.width,
     height: plain.height,
     box: { x: 0, y: 0, size: plain.width },
@@ -166,7 +177,8 @@ function enter(next, kept) {
   $("edit").classList.toggle("generated", face.generated);
   picture.show(face);
   see(face.generated ? "crop" : "photo");
-  compare.place = beside(face);
+  Object.assign(places, { photo: beside(face), crop: BESIDE });
+  compare.place = places[picture.view];
   sliders.readings = face.readings;
   describeFace();
   tick();
@@ -177,9 +189,8 @@ function enter(next, kept) {
 }
 
 // To the left of the face, so that an edit is seen whole at once.
-function beside({ box, width, generated }) {
-  if (generated) return 6;
-  return Math.min(50, Math.max(6, (100 * (box.x - box.size * 0.06)) / width));
+function beside({ box, width }) {
+  return Math.min(50, Math.max(BESIDE, (100 * (box.x - box.size * 0.06)) / width));
 }
 
 function reveal() {
@@ -197,7 +208,7 @@ function describeFace() {
   $("gauge-mean").hidden = !mean;
   $("gauge-mean").style.left = `${(100 * (mean ?? 0)) / RAW}%`;
   const unusual = mean && face.bits > mean + 0.5;
-  $("bits-word").textContent = unusual ? "unusual to the model" : "familiar to the model";
+  $("bits-word").textContent = unusual ? "unusual crop" : "familiar crop";
   $("bits-more").textContent =
     "How many bits the model needs for each colour value of this crop: fewer means a face more " +
     `like those it was trained on. Knowing nothing takes ${RAW}.` +
@@ -234,12 +245,16 @@ function follow() {
     picture.original();
     return;
   }
+  picture.busy = true;
   requests.ask(async (signal) => {
     const moved = await crop(latent, signal, attributes);
     if (signal.aborted) return;
     notice.clear();
-    if (generated) picture.settle(moved);
-    else picture.follow(moved);
+    if (!generated) picture.follow(moved);
+    else {
+      picture.settle(enlarged(moved));
+      picture.busy = requests.waits;
+    }
   });
   if (!generated) rest = setTimeout(() => requests.ask((signal) => fetchWhole(attributes, signal), { yields: true }), REST);
 }
@@ -249,7 +264,9 @@ async function fetchWhole(attributes, signal) {
   const accept = width * height > EXACT ? "image/jpeg" : "image/png";
   const blob = await api.render({ latent, attributes, output: "photo", accept, signal });
   const { image } = await bitmap(blob);
-  if (!signal.aborted) picture.settle(image);
+  if (signal.aborted) return;
+  picture.settle(image);
+  picture.busy = requests.waits;
 }
 
 strengths.addEventListener("move", follow);
@@ -263,27 +280,25 @@ for (const kind of ["move", "step"]) {
 
 // ---- telling
 
-function explain(problem, source, kept) {
+// `source` is what it was about, `kept` the strengths that opening it again should go on with.
+function explain(problem, { source, kept = null, again, opening = false }) {
   if (!(problem instanceof api.Problem)) {
     console.error(problem);
     notice.show("Something went wrong on this page. Reload it, then try again.", [["Reload", () => location.reload()]]);
-    return;
-  }
-  const again = ["Try again", () => (face ? follow() : open(source))];
-  if (problem.kind === "no-face") {
+  } else if (problem.kind === "no-face") {
     notice.show("No face was found in this picture. Try one that shows a face from the front, or:", [
       ["Use the middle of the picture as the face", () => open({ ...source, align: "none" })],
+      ["Choose another", choose],
     ]);
   } else if (problem.gone && source) {
-    const words = source.file ? "Open it again" : "Generate it again";
     notice.show("The service has forgotten this face: its time is over, or it was deleted.", [
-      [words, () => open(source, kept)],
+      [source.file ? "Open it again" : "Generate it again", () => open(source, kept)],
       ["Start over", leave],
     ]);
-  } else if ([413, 415, 422].includes(problem.status)) {
+  } else if (opening && [413, 415, 422].includes(problem.status)) {
     notice.show(problem.message, [["Choose another", choose]]);
   } else {
-    notice.show(problem.message, source ? [again] : []);
+    notice.show(problem.message, [["Try again", again]]);
   }
 }
 
@@ -305,11 +320,11 @@ function say(words, shown = false) {
 function tick() {
   if (!face) return;
   const left = Math.max(0, Math.round((face.ends - Date.now()) / 1000));
-  $("left").textContent = `${Math.floor(left / 60)}:${String(left % 60).padStart(2, "0")}`;
-  $("left").classList.toggle("soon", left < 60);
+  $("countdown").textContent = `${Math.floor(left / 60)}:${String(left % 60).padStart(2, "0")}`;
+  $("countdown").classList.toggle("soon", left < 60);
   if (left > 0 || face.over) return;
   face.over = true;
-  explain(new api.Problem({ status: 410 }), face.source, strengths.all);
+  explain(new api.Problem({ status: 410 }), { source: face.source, kept: strengths.all });
 }
 
 setInterval(tick, 1000);
@@ -321,7 +336,9 @@ function choose() {
 }
 
 function see(view) {
-  if (picture.view !== view) picture.view = view;
+  places[picture.view] = compare.place;
+  picture.view = view;
+  compare.place = places[view];
   for (const button of $("views").children) button.setAttribute("aria-pressed", button.dataset.view === view);
   $("picture").classList.toggle("cropped", view === "crop");
 }
@@ -363,8 +380,7 @@ async function download(event) {
     setTimeout(() => URL.revokeObjectURL(link.href), 10_000); // some browsers read it later
     say("Downloaded.", true);
   } catch (problem) {
-    if (problem.gone) explain(problem, source, strengths.all);
-    else notice.show(problem.message, [["Try again", () => event.target.requestSubmit()]]);
+    explain(problem, { source, kept: strengths.all, again: () => event.target.requestSubmit() });
   } finally {
     button.removeAttribute("aria-busy");
   }

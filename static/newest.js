@@ -17,6 +17,10 @@ export class Newest {
     if (!this.#running) void this.#run();
   }
 
+  get waits() {
+    return this.#waiting !== null;
+  }
+
   drop() {
     this.#waiting = null;
     this.#running?.abort.abort();

@@ -5,6 +5,8 @@
 // the face into the photograph: so nothing jumps when the photograph itself arrives.
 
 const FADE = 0.125; // of the crop's side
+const COARSEST = 10; // times; a pixel shown larger than that is all there is to see
+const SMOOTH = 512; // px
 const SHARPEST = 4096; // px; a larger photograph is shown, though never saved, at this side
 
 export class Picture {
@@ -17,7 +19,6 @@ export class Picture {
   #change = null; // what to show after: { image } or { more, less }
   #plain = null; // pixels of the crop without strengths
   #view = "photo";
-  #size = { width: 0, height: 0 };
 
   constructor({ stage, holder, before, after, frame }) {
     this.#stage = stage;
@@ -30,10 +31,12 @@ export class Picture {
 
   // `box` and `angle` say where in the image `plain`, the crop without strengths, comes from.
   show({ image, width, height, box, angle, plain }) {
+    this.#shown?.image.close?.();
     this.#shown = { image, width, height, box, angle };
     this.#plain = pixels(plain);
     this.#change = null;
     this.#lay();
+    this.busy = false;
   }
 
   clear() {
@@ -50,13 +53,20 @@ export class Picture {
     return this.#view;
   }
 
+  // Whether what is shown is still to change.
+  set busy(busy) {
+    this.#holder.setAttribute("aria-busy", busy);
+  }
+
   original() {
     this.#change = null;
     this.#paintAfter();
+    this.busy = false;
   }
 
   // `image` is the whole picture after, at rest.
   settle(image) {
+    this.#change?.image?.close?.();
     this.#change = { image };
     this.#paintAfter();
   }
@@ -77,9 +87,13 @@ export class Picture {
     if (room.width < 1 || room.height < 1) return;
     const { width, height, box, angle } = this.#shown;
     const shape = this.#view === "crop" ? { width: 1, height: 1 } : { width, height };
-    const scale = Math.min(room.width / shape.width, room.height / shape.height);
+    const across = this.#view === "crop" ? box.size : width; // pixels there are to show
+    const scale = Math.min(
+      room.width / shape.width,
+      room.height / shape.height,
+      (COARSEST * across) / shape.width,
+    );
     const size = { width: Math.round(shape.width * scale), height: Math.round(shape.height * scale) };
-    this.#size = size;
     this.#holder.style.width = `${size.width}px`;
     this.#holder.style.height = `${size.height}px`;
     for (const { canvas } of [this.#before, this.#after]) {
@@ -173,6 +187,17 @@ export class Picture {
       }
     }
   }
+}
+
+// A crop enlarged at one stroke shows its pixels' lattice; enlarged twofold at a time it does not.
+export function enlarged(image) {
+  let large = image;
+  while (large.width < SMOOTH) {
+    const canvas = new OffscreenCanvas(large.width * 2, large.height * 2);
+    canvas.getContext("2d").drawImage(large, 0, 0, canvas.width, canvas.height);
+    large = canvas;
+  }
+  return large;
 }
 
 // A bitmap that a canvas can draw, with the photograph's own width and height.

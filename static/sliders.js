@@ -39,7 +39,10 @@ export class Sliders {
 
   #row({ name, label, kind, min, max, counts }) {
     const id = `strength-${name}`;
-    const input = element("input", { type: "range", id, name, min, max, step: STEP, value: 0 });
+    // A range counts its steps from its least value, and 0 has to be one of them.
+    const [least, most] = [Math.ceil(min / STEP) * STEP, Math.floor(max / STEP) * STEP];
+    const ends = { min: least.toFixed(2), max: most.toFixed(2) };
+    const input = element("input", { type: "range", id, name, ...ends, step: STEP, value: 0 });
     const reading = element("span", { className: "reading", id: `${id}-reading` });
     const value = element("output", { className: "value", htmlFor: id });
     const words = element("label", { htmlFor: id, textContent: label });
@@ -48,20 +51,19 @@ export class Sliders {
       const made = [counts.positive, counts.negative].map((count) => count.toLocaleString("en"));
       words.title = `Direction from ${made[0]} faces with it and ${made[1]} without. Double-click the slider to reset it.`;
     }
-    input.style.setProperty("--zero", (0 - min) / (max - min));
     input.addEventListener("input", () => this.#strengths.set(name, input.valueAsNumber));
     input.addEventListener("change", () => this.#strengths.commit(name));
-    input.addEventListener("dblclick", () => {
+    const clear = () => {
       this.#strengths.set(name, 0);
-      this.#strengths.commit();
-    });
+      this.#strengths.commit(name);
+    };
+    input.addEventListener("dblclick", clear);
     input.addEventListener("keydown", (event) => {
       if (event.key !== "Delete" && event.key !== "Backspace") return;
       event.preventDefault();
-      this.#strengths.set(name, 0);
-      this.#strengths.commit();
+      clear();
     });
-    this.#rows.set(name, { input, reading, value, min, max });
+    this.#rows.set(name, { input, reading, value, min: least, max: most });
     return element("div", { className: "row" }, words, reading, value, input);
   }
 
@@ -69,7 +71,7 @@ export class Sliders {
     for (const [name, { input, reading, value, min, max }] of this.#rows) {
       const strength = this.#strengths.of(name);
       if (input.valueAsNumber !== strength) input.value = strength;
-      input.style.setProperty("--at", (strength - min) / (max - min));
+      fill(input, min, max, strength);
       value.textContent = signed(strength, 2);
       value.classList.toggle("set", strength !== 0);
       const reads = this.#readings[name];
@@ -78,6 +80,13 @@ export class Sliders {
       input.setAttribute("aria-valuetext", `strength ${signed(strength, 2)}${spoken}`);
     }
   }
+}
+
+function fill(input, min, max, strength) {
+  const share = (number) => (number - min) / (max - min);
+  input.style.setProperty("--zero", share(0));
+  input.style.setProperty("--from", share(Math.min(0, strength)));
+  input.style.setProperty("--to", share(Math.max(0, strength)));
 }
 
 function grouped(attributes) {

@@ -1,14 +1,15 @@
 // The strengths that are set, and the steps that led to them. "move" tells of strengths, "step" of
 // what can be undone.
 
-const SAME_GESTURE = 700; // ms; arrow keys pressed in a row are one step to undo
+const SAME_GESTURE = 700; // ms; arrow keys in a row, or both clicks of two, are one step to undo
+const NONE = { name: null, at: 0 };
 
 export class Strengths extends EventTarget {
   #now = {};
   #committed = {};
   #past = [];
   #future = [];
-  #last = { name: null, at: 0 };
+  #last = NONE; // the gesture that the last step was closed by
 
   get all() {
     return { ...this.#now };
@@ -40,8 +41,12 @@ export class Strengths extends EventTarget {
     if (same(this.#now, this.#committed)) return;
     const now = performance.now();
     const goesOn = name && name === this.#last.name && now - this.#last.at < SAME_GESTURE;
-    if (!goesOn) this.#past.push(this.#committed);
     this.#last = { name, at: now };
+    if (!goesOn) this.#past.push(this.#committed);
+    else if (same(this.#now, this.#past.at(-1))) {
+      this.#past.pop(); // a gesture that ended where it began is no step
+      this.#last = NONE;
+    }
     this.#future = [];
     this.#committed = this.#now;
     this.dispatchEvent(new Event("step"));
@@ -65,6 +70,7 @@ export class Strengths extends EventTarget {
   begin(strengths) {
     this.#past = [];
     this.#future = [];
+    this.#last = NONE;
     this.#committed = strengths;
     this.#move(strengths);
     this.dispatchEvent(new Event("step"));
@@ -73,7 +79,7 @@ export class Strengths extends EventTarget {
   #step(from, to) {
     to.push(this.#committed);
     this.#committed = from.pop();
-    this.#last = { name: null, at: 0 };
+    this.#last = NONE;
     this.#move(this.#committed);
     this.dispatchEvent(new Event("step"));
   }

@@ -14,6 +14,9 @@ from model.bundle import Bundle, Direction
 from tests.helpers import SMALL, free_port, serving, small_flow, wait_until
 
 
+torch.set_num_threads(1)  # small tensors gain nothing from more, and waiting threads spin
+
+
 @pytest.fixture(scope="session")
 def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small bundle with three directions of no meaning."""

@@ -58,7 +58,8 @@ def serving(log: Path, **environment: str) -> Iterator[str]:
         process = subprocess.Popen(
             [sys.executable, "-m", "app"],
             cwd=ROOT,
-            env={**os.environ, "PORT": str(port), **environment},
+            # one thread: beside a browser or another server, threads that wait for one another spin
+            env={**os.environ, "PORT": str(port), "OMP_NUM_THREADS": "1", **environment},
             stdout=output,
             stderr=subprocess.STDOUT,
         )
