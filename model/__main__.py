@@ -22,7 +22,7 @@ from model.train import TrainConfig, Trainer, bits_per_dim, save_samples
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 DEFAULTS = TrainConfig()
 BATCH = 64  # images encoded at once
-RANGE_FACES = 128  # validation faces on which the sliders' ends are measured
+RANGE_FACES = 64  # validation faces on which the sliders' ends are measured
 
 
 def _device() -> torch.device:

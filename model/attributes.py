@@ -1,6 +1,7 @@
 """Attribute directions: the difference of the mean latents of the images that have an attribute
 and those that do not (Glow, section 6, "semantic manipulation")."""
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -182,11 +183,7 @@ def ranged(flow: Flow, direction: Direction, latents: Tensor, share: float = 0.9
         return inside.float().mean().item() >= share
 
     def reach(sign: int) -> float:
-        best = STRENGTHS[0]
-        for strength in STRENGTHS:
-            if not holds(sign * strength):
-                break
-            best = strength
-        return sign * best
+        first_burst = bisect_left(STRENGTHS, True, key=lambda s: not holds(sign * s))
+        return sign * STRENGTHS[max(0, first_burst - 1)]
 
     return replace(direction, min=reach(-1), max=reach(1))

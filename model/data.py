@@ -110,9 +110,10 @@ def _held_out(name: str) -> bool:
 
 
 def read_labels(path: Path) -> dict[str, dict[str, str]]:
-    """The rows of a CSV label table by their `file` column.
+    """The rows of a CSV label table by their `file` column. Where a file stands in two rows, which
+    the log names, the values that differ are left empty.
 
-    Raises ValueError where there is none, or where a file stands in two rows.
+    Raises ValueError where there is no such column.
     """
     rows: dict[str, dict[str, str]] = {}
     with path.open(newline="") as file:
@@ -122,7 +123,8 @@ def read_labels(path: Path) -> dict[str, dict[str, str]]:
         for row in reader:
             name = row.pop("file")
             if name in rows:
-                raise ValueError(f"{path}, line {reader.line_num}: a second row for {name}")
+                log.warning("%s, line %d: a second row for %s", path, reader.line_num, name)
+                row = {k: v if v == rows[name][k] else "" for k, v in row.items()}
             rows[name] = row
     return rows
 

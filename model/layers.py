@@ -12,7 +12,7 @@ only the coupling networks, which inverse recomputes from the same input, may ru
 
 import math
 from collections.abc import Iterable
-from typing import TypeVar, cast
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,15 @@ def module_list(modules: Iterable[M]) -> list[M]:
     return cast(list[M], nn.ModuleList(modules))
 
 
+class Rebuilt(NamedTuple):
+    """A layer's forward as an autograd graph, made from its output alone: leaves whose channels
+    joined are the input, and tensors whose channels joined are the output."""
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    log_det: Tensor
+
+
 class Layer(nn.Module):
     """An invertible map of (B, C, H, W) tensors with a known log-determinant."""
 
@@ -37,6 +46,14 @@ class Layer(nn.Module):
 
     def initialize(self, x: Tensor) -> None:
         """Set data-dependent parameters so that forward(x) is well scaled."""
+
+    def rebuild(self, y: Tensor) -> Rebuilt:
+        """The graph of forward at the x that gives y, for the reversible backward."""
+        with torch.no_grad():
+            x = self.inverse(y)
+        x.requires_grad_()
+        y, log_det = self(x)
+        return Rebuilt((x,), (y,), log_det)
 
 
 def _per_image(log_det: Tensor, x: Tensor) -> Tensor:
@@ -183,6 +200,16 @@ class AffineCoupling(Layer):
         log_scale, shift = self._scale_and_shift(kept)
         return torch.cat([kept, moved * (-log_scale).exp() - shift], dim=1)
 
+    def rebuild(self, y: Tensor) -> Rebuilt:
+        """As of any layer, but the network runs once for the inverse and the graph both."""
+        kept = y[:, : self.kept].detach().requires_grad_()
+        log_scale, shift = self._scale_and_shift(kept)
+        with torch.no_grad():
+            moved = y[:, self.kept :] * (-log_scale).exp() - shift
+        moved.requires_grad_()
+        log_det = log_scale.sum(dim=(1, 2, 3))
+        return Rebuilt((kept, moved), (kept, (moved + shift) * log_scale.exp()), log_det)
+
 
 class AdditiveCoupling(Layer):
     """y1 = x1, y2 = x2 + t(x1) (Dinh et al. 2014, eq. 14)."""
@@ -199,6 +226,13 @@ class AdditiveCoupling(Layer):
     def inverse(self, y: Tensor) -> Tensor:
         kept, moved = y[:, : self.kept], y[:, self.kept :]
         return torch.cat([kept, moved - self.network(kept)], dim=1)
+
+    def rebuild(self, y: Tensor) -> Rebuilt:
+        """As of any layer, but the network runs once for the inverse and the graph both."""
+        kept = y[:, : self.kept].detach().requires_grad_()
+        shift = self.network(kept)
+        moved = (y[:, self.kept :] - shift).detach().requires_grad_()
+        return Rebuilt((kept, moved), (kept, moved + shift), y.new_zeros(y.shape[0]))
 
 
 class Squeeze(Layer):
