@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,11 +13,13 @@ import typer
 from torch import Tensor
 from tqdm import tqdm
 
-from model.attributes import attributes_of, mean_differences, ranged, read
+from model import evaluate as evaluation
+from model.attributes import attributes_of, mean_differences, ranged, read, signs
 from model.bundle import Bundle
 from model.config import PRESETS
 from model.data import Images, Split, read_labels
 from model.flow import Flow
+from model.probe import train as train_probe
 from model.train import TrainConfig, Trainer, bits_per_dim, save_samples
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -41,9 +44,15 @@ def train(
     batch: int = DEFAULTS.batch,
     learning_rate: float = DEFAULTS.learning_rate,
     seed: int = DEFAULTS.seed,
+    reversible: Annotated[
+        bool, typer.Option(help="Rebuild activations in backward: memory constant in depth.")
+    ] = False,
     checkpoint_every: int = DEFAULTS.checkpoint_every,
 ) -> None:
     """Train a flow; run again with the same --out, it resumes at its last checkpoint."""
+    if preset not in PRESETS:
+        raise typer.BadParameter(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
+    out.parent.mkdir(parents=True, exist_ok=True)
     config = PRESETS[preset]
     images = Images.find(data_path, config.resolution, "train", validation).load()
     held_out = Images.find(data_path, config.resolution, "val", validation).load()
@@ -51,7 +60,14 @@ def train(
     trainer = Trainer(
         Flow(config).to(_device()),
         images,
-        TrainConfig(steps, batch, learning_rate, seed=seed, checkpoint_every=checkpoint_every),
+        TrainConfig(
+            steps,
+            batch,
+            learning_rate,
+            seed=seed,
+            reversible=reversible,
+            checkpoint_every=checkpoint_every,
+        ),
     )
     state = out.with_suffix(".ckpt")
     if state.exists():
@@ -103,7 +119,7 @@ def directions(
         return iter(tqdm(images.batches(BATCH), what, unit="batch"))
 
     found = mean_differences(flow, batches("train", "means"), labels, attributes)
-    readings = read(flow, found, batches("val", "readings"), labels, attributes)
+    readings = read(flow, found, batches("val", "readings"), labels)
     _, images = next(Images.find(data_path, resolution, "val", validation).batches(RANGE_FACES))
     with torch.inference_mode():
         latents = flow.flatten(flow.encode(images.to(_device())))
@@ -119,6 +135,45 @@ def directions(
             f"{d.name:15} {d.positives:6} {d.negatives:8} {readings.auc(i):6.3f} {d.std:6.3f}"
             f"  {d.min:+.2f} to {d.max:+.2f}"
         )
+
+
+@app.command()
+def evaluate(
+    bundle_path: Annotated[Path, typer.Option("--bundle", help="The model.")],
+    data_path: Annotated[Path, typer.Option("--data", help="As in train.")],
+    labels_path: Annotated[Path | None, typer.Option("--labels", help="To judge edits by.")] = None,
+    validation: Annotated[Path | None, typer.Option(help="The same for validation.")] = None,
+    out: Annotated[Path, typer.Option(help="The report, one HTML file.")] = Path("report.html"),
+) -> None:
+    """Measure a bundle on the validation images: likelihood, reconstruction, edits."""
+    bundle = Bundle.load(bundle_path, _device())
+    flow, resolution = bundle.flow, bundle.flow.config.resolution
+    held_out = Images.find(data_path, resolution, "val", validation)
+    names, images = next(held_out.batches(sys.maxsize))
+    bits = bits_per_dim(flow, images)
+    error, wrong = evaluation.reconstruction(flow, images)
+    figures = {
+        "bits/dim": f"{bits.mean():.4f} +- {bits.std() / len(bits) ** 0.5:.4f}",
+        "images": str(len(images)),
+        "largest reconstruction error": f"{error:.4f} of a bin (exact below 0.5)",
+        "images not reconstructed exactly": str(wrong),
+    }
+    for name, value in figures.items():
+        print(f"{name}: {value}")
+    readings, found = None, []
+    if labels_path and bundle.directions:
+        labels = read_labels(labels_path)
+        readings = read(flow, bundle.directions, held_out.batches(BATCH), labels)
+        columns = [direction.name for direction in bundle.directions]
+        to_learn = Images.find(data_path, resolution, "train", validation)
+        learned_names, learned = next(to_learn.batches(sys.maxsize))
+        probe = train_probe(columns, learned.to(_device()), signs(labels, learned_names, columns))
+        print(" ".join(evaluation.Edited.__annotations__))
+        for edited in evaluation.edits(bundle, probe, names, images, labels):
+            found.append(edited)
+            print(*(v if isinstance(v, str) else f"{v:.3f}" for v in vars(edited).values()))
+    out.write_text(evaluation.report(bundle, figures, readings, found, images))
+    print(f"wrote {out}")
 
 
 @app.command()

@@ -59,8 +59,8 @@ def attributes_of(labels: Labels) -> list[Attribute]:
     ]
 
 
-def signs(labels: Labels, names: list[str], attributes: list[Attribute]) -> Tensor:
-    """1, -1 or 0 (left out) of each image for each attribute, (images, attributes), float64.
+def signs(labels: Labels, names: list[str], columns: list[str]) -> Tensor:
+    """1, -1 or 0 (left out) of each image in each column, (images, columns), float64.
 
     Raises ValueError naming the images that the table has no row for.
     """
@@ -71,7 +71,7 @@ def signs(labels: Labels, names: list[str], attributes: list[Attribute]) -> Tens
         )
     value = {"1": 1.0, "-1": -1.0}
     return torch.tensor(
-        [[value.get(labels[name].get(a.name, ""), 0.0) for a in attributes] for name in names],
+        [[value.get(labels[name].get(column, ""), 0.0) for column in columns] for name in names],
         dtype=torch.float64,
     )
 
@@ -88,8 +88,9 @@ def mean_differences(
     device = next(flow.parameters()).device
     sums = torch.zeros(2, len(attributes), flow.config.dimensions, dtype=torch.float64)
     counts = torch.zeros(2, len(attributes), dtype=torch.float64)
+    columns = [attribute.name for attribute in attributes]
     for names, images in batches:
-        sign = signs(labels, names, attributes)
+        sign = signs(labels, names, columns)
         latent = flow.flatten(flow.encode(images.to(device))).double().cpu()
         for i, wanted in enumerate((1.0, -1.0)):
             has = (sign == wanted).double()
@@ -141,13 +142,7 @@ class Readings:
 
 
 @torch.inference_mode()
-def read(
-    flow: Flow,
-    directions: list[Direction],
-    batches: Batches,
-    labels: Labels,
-    attributes: list[Attribute],
-) -> Readings:
+def read(flow: Flow, directions: list[Direction], batches: Batches, labels: Labels) -> Readings:
     """Where each image lies on each attribute's slider."""
     device = next(flow.parameters()).device
     vectors = torch.stack([d.vector for d in directions]).double()
@@ -157,7 +152,7 @@ def read(
     for names, images in batches:
         latent = flow.flatten(flow.encode(images.to(device))).double().cpu()
         values.append(latent @ vectors.T - origins)
-        sign.append(signs(labels, names, attributes))
+        sign.append(signs(labels, names, [d.name for d in directions]))
     return Readings(torch.cat(values), torch.cat(sign))
 
 

@@ -95,25 +95,41 @@ class Bundle:
             raise BundleError(f"{path} cannot be read: {error}") from error
         if "glow-editor" not in metadata:
             raise BundleError(f"{path} is a safetensors file, but no Glow Editor bundle")
-        header = json.loads(metadata["glow-editor"])
+        try:
+            return cls._read(json.loads(metadata["glow-editor"]), tensors, device)
+        except BundleError as error:
+            raise BundleError(f"{path} {error}") from error.__cause__
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise BundleError(f"{path} has a header that makes no sense: {error!r}") from error
+
+    @classmethod
+    def _read(
+        cls, header: dict[str, Any], tensors: dict[str, Tensor], device: torch.device | str
+    ) -> "Bundle":
         if header["format"] > FORMAT:
             raise BundleError(
-                f"{path} has bundle format {header['format']}; this version reads up to {FORMAT}"
+                f"has bundle format {header['format']}; this version reads up to {FORMAT}"
             )
-        vectors = tensors.pop("directions", torch.empty(0)).float()
         flow = Flow(FlowConfig.from_dict(header["config"]))
+        vectors = tensors.pop("directions", torch.empty(0, flow.config.dimensions)).float()
         try:
             flow.load_state_dict(
                 {name.removeprefix("flow."): tensor for name, tensor in tensors.items()}
             )
         except RuntimeError as error:
-            raise BundleError(f"{path} does not match its own config: {error}") from error
+            raise BundleError(f"does not match its own config: {error}") from error
+        directions = header["directions"]
+        if vectors.shape != (len(directions), flow.config.dimensions):
+            raise BundleError(
+                f"has {len(directions)} directions of {flow.config.dimensions} numbers, but "
+                f"vectors of shape {tuple(vectors.shape)}"
+            )
         return cls(
             header["name"],
             flow.eval().requires_grad_(False).to(device),
             [
                 Direction(**values, vector=vector)
-                for values, vector in zip(header["directions"], vectors, strict=True)
+                for values, vector in zip(directions, vectors, strict=True)
             ],
             header["card"],
         )

@@ -1,7 +1,7 @@
 """What a flow is: its shape, depth and widths, and the presets that have names."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Coupling = Literal["affine", "additive"]
 Permutation = Literal["invertible_1x1", "shuffle", "reverse"]
@@ -31,12 +31,24 @@ class FlowConfig:
             )
         if min(self.steps) < 1 or min(self.hidden) < 1:
             raise ValueError(f"steps {self.steps} and hidden {self.hidden} must be positive")
+        if min(self.resolution, self.channels) < 1:
+            raise ValueError(
+                f"resolution {self.resolution} and channels {self.channels} must be positive"
+            )
         if self.resolution % 2**self.levels:
             raise ValueError(
                 f"resolution {self.resolution} cannot be halved {self.levels} times, once per level"
             )
         if not 1 <= self.bits <= 8:
             raise ValueError(f"bits must be 1 to 8, not {self.bits}")
+        for value, known in (
+            (self.coupling, get_args(Coupling)),
+            (self.permutation, get_args(Permutation)),
+        ):
+            if value not in known:
+                raise ValueError(f"{value!r} is none of {', '.join(known)}")
+        if not self.log_scale_bound > 0:
+            raise ValueError(f"log_scale_bound must be positive, not {self.log_scale_bound}")
 
     @property
     def levels(self) -> int:

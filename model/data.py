@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import re
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -27,14 +28,17 @@ def _files(source: Path) -> Iterator[tuple[str, bytes]]:
     """(name, bytes) of every image file in a folder or tar pack, one at a time."""
     if source.is_dir():
         for path in sorted(source.rglob("*")):
-            if path.suffix.lower() in SUFFIXES:
+            if path.suffix.lower() in SUFFIXES and path.is_file():
                 yield path.relative_to(source).as_posix(), path.read_bytes()
         return
-    with tarfile.open(source) as tar:
-        for member in tar:
-            file = tar.extractfile(member)
-            if file and Path(member.name).suffix.lower() in SUFFIXES:
-                yield member.name.removeprefix("./"), file.read()
+    try:
+        with tarfile.open(source) as tar:
+            for member in tar:
+                file = tar.extractfile(member)
+                if file and Path(member.name).suffix.lower() in SUFFIXES:
+                    yield member.name.removeprefix("./"), file.read()
+    except tarfile.TarError as error:
+        raise ValueError(f"{source} is no folder and no whole tar pack: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,8 @@ class Images:
         if not chosen.exists():
             raise FileNotFoundError(f"{chosen} does not exist")
         if chosen.is_dir() and any(chosen.glob("*.tar")):
-            packs = sorted(chosen.glob(f"*{resolution}-{split}*.tar"))
+            name = re.compile(rf"(.*\D)?{resolution}-{split}.*\.tar")
+            packs = sorted(pack for pack in chosen.iterdir() if name.fullmatch(pack.name))
             if not packs:
                 raise FileNotFoundError(f"no pack named *{resolution}-{split}*.tar in {chosen}")
             return cls(tuple(packs), resolution)
@@ -72,10 +77,11 @@ class Images:
         return cls((chosen,), resolution, lambda name: _held_out(name) == (split == "val"))
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        read = broken = 0
+        read = broken = left = 0
         for source in self.sources:
             for name, data in _files(source):
                 if not self.keep(name):
+                    left += 1
                     continue
                 try:
                     image = Image.open(BytesIO(data)).convert("RGB")
@@ -91,7 +97,10 @@ class Images:
         if broken:
             log.warning("%d of %d images could not be read", broken, broken + read)
         if not read:
-            raise ValueError(f"no readable image in {', '.join(map(str, self.sources))}")
+            raise ValueError(
+                f"no readable image in {', '.join(map(str, self.sources))}"
+                + (f"; {left} are of the other split (name --validation)" if left else "")
+            )
 
     def batches(self, size: int) -> Iterator[tuple[list[str], Tensor]]:
         """(names, uint8 (B, 3, resolution, resolution)), `size` at a time."""
@@ -113,14 +122,16 @@ def read_labels(path: Path) -> dict[str, dict[str, str]]:
     """The rows of a CSV label table by their `file` column. Where a file stands in two rows, which
     the log names, the values that differ are left empty.
 
-    Raises ValueError where there is no such column.
+    Raises ValueError where there is no such column, or a row is not as long as the header.
     """
     rows: dict[str, dict[str, str]] = {}
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         if "file" not in (reader.fieldnames or []):
             raise ValueError(f"{path} has no column 'file'; it has {reader.fieldnames}")
         for row in reader:
+            if None in row or None in row.values():
+                raise ValueError(f"{path}, line {reader.line_num}: not as long as the header")
             name = row.pop("file")
             if name in rows:
                 log.warning("%s, line %d: a second row for %s", path, reader.line_num, name)

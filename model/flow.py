@@ -20,6 +20,7 @@ from model.layers import (
     module_list,
     standard_normal_log_prob,
 )
+from model.reversible import run as run_reversible
 
 Latent = list[Tensor]  # one standard normal part per level, part i: (B, *config.part_shapes[i])
 
@@ -63,8 +64,10 @@ class Level(nn.Module):
             step.initialize(x)
             x, _ = step(x)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, reversible: bool = False) -> tuple[Tensor, Tensor]:
         x, log_det = self.squeeze(x)
+        if reversible and torch.is_grad_enabled():
+            return run_reversible((layer for step in self.steps for layer in step.layers), x)
         for step in self.steps:
             x, change = step(x)
             log_det = log_det + change
@@ -81,11 +84,13 @@ class Flow(nn.Module):
 
     Images are uint8 (B, C, H, W) with values below 2**bits. `forward` and `inverse` work on the
     continuous image y in [-0.5, 0.5]; `encode`, `decode` and `log_prob` on the picture itself.
+    Where `reversible` is set, backward rebuilds activations instead of storing them.
     """
 
     def __init__(self, config: FlowConfig) -> None:
         super().__init__()
         self.config = config
+        self.reversible = False
         self.bins = 2**config.bits
         levels: list[Level] = []
         splits: list[Split] = []
@@ -100,10 +105,10 @@ class Flow(nn.Module):
         self.splits = module_list(splits)
         self.prior = GaussianPrior((channels, size, size))
 
-    def initialize(self, images: Tensor) -> None:
+    def initialize(self, images: Tensor, noise: Tensor | None = None) -> None:
         """Set every ActNorm from one batch of images (uint8)."""
         with torch.no_grad():
-            x = self.dequantize(images)
+            x = self.dequantize(images, noise)
             for i, level in enumerate(self.levels):
                 level.initialize(x)
                 x, _ = level(x)
@@ -115,7 +120,7 @@ class Flow(nn.Module):
         parts: Latent = []
         log_det = y.new_zeros(y.shape[0])
         for i, level in enumerate(self.levels):
-            y, change = level(y)
+            y, change = level(y, self.reversible)
             log_det = log_det + change
             if i < len(self.splits):
                 y, part, change = self.splits[i](y)

@@ -29,6 +29,7 @@ class TrainConfig:
     clip: float = 1.0
     ema: float = 0.998
     seed: int = 0
+    reversible: bool = False
     checkpoint_every: int = 500
     max_skipped: int = 50
 
@@ -51,6 +52,7 @@ class Trainer:
         if len(images) < config.batch:
             raise ValueError(f"{len(images)} images are fewer than one batch of {config.batch}")
         self.flow = flow
+        flow.reversible = config.reversible
         self.images = images
         self.config = config
         self.device = next(flow.parameters()).device
@@ -75,9 +77,14 @@ class Trainer:
     def _generator(self, index: int, device: torch.device | str) -> torch.Generator:
         return torch.Generator(device).manual_seed(self.config.seed * 1_000_003 + index)
 
+    def _noise(self, images: Tensor, step: int) -> Tensor:
+        generator = self._generator(step, self.device)
+        return torch.rand(images.shape, generator=generator, device=self.device)
+
     def initialize(self) -> None:
         """Data-dependent initialisation from the first images of the first epoch."""
-        self.flow.initialize(torch.cat([self.batch(step) for step in range(4)]))
+        images = torch.cat([self.batch(step) for step in range(4)])
+        self.flow.initialize(images, self._noise(images, step=0))
         self.average.module.load_state_dict(self.flow.state_dict())
 
     def train_step(self) -> dict[str, float]:
@@ -87,10 +94,9 @@ class Trainer:
         """
         start = time.perf_counter()
         images = self.batch(self.step)
-        noise = torch.rand(
-            images.shape, generator=self._generator(self.step, self.device), device=self.device
+        y = self.flow.dequantize(images, self._noise(images, self.step)).contiguous(
+            memory_format=torch.channels_last
         )
-        y = self.flow.dequantize(images, noise).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, self.precision, self.precision != torch.float32):
             loss = self.flow.bits_per_dim(self.flow.log_density(y)).mean()
         self.optimizer.zero_grad()

@@ -1,0 +1,362 @@
+"""Training: it learns, it repeats, it stops and goes on, and what is not finite does no harm."""
+
+import copy
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from typer.testing import CliRunner
+
+import model
+from model.__main__ import app
+from model.bundle import Bundle
+from model.config import PRESETS, FlowConfig
+from model.flow import Flow
+from model.train import DivergedError, TrainConfig, Trainer, bits_per_dim, save_samples
+
+SHORT = TrainConfig(steps=8, batch=8, learning_rate=5e-3, warm_up=2, ema=0.5)
+
+
+def new_trainer(images: Tensor, config: TrainConfig = SHORT, weights: int = 0) -> Trainer:
+    torch.manual_seed(weights)
+    flow = Flow(FlowConfig(resolution=8, steps=(2, 2), hidden=(8, 8)))
+    trainer = Trainer(flow, images, config)
+    trainer.initialize()
+    return trainer
+
+
+def losses(trainer: Trainer, steps: int) -> list[float]:
+    return [trainer.train_step()["bits_per_dim"] for _ in range(steps)]
+
+
+def tensors(state: Any) -> Iterator[Tensor]:
+    """Every tensor of a nested state, in order."""
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, dict):
+        for value in state.values():
+            yield from tensors(value)
+
+
+def assert_same_state(first: Trainer, second: Trainer) -> None:
+    for part in ("flow", "average", "optimizer"):
+        ours, theirs = (list(tensors(trainer.state_dict()[part])) for trainer in (first, second))
+        assert len(ours) == len(theirs) > 0
+        assert all(map(torch.equal, ours, theirs)), part
+    assert (first.step, first.skipped) == (second.step, second.skipped)
+
+
+class TestLearning:
+    def test_bits_per_dim_fall(self, pictures: Tensor) -> None:
+        trainer = new_trainer(pictures, replace(SHORT, steps=60))
+        untrained = bits_per_dim(trainer.flow, pictures).mean()
+        seen = losses(trainer, 60)
+        assert sum(seen[-5:]) / 5 < sum(seen[:5]) / 5 - 0.5
+        assert bits_per_dim(trainer.averaged, pictures).mean() < untrained - 0.5
+
+    def test_a_trained_flow_is_still_exact(self, pictures: Tensor) -> None:
+        trainer = new_trainer(pictures)
+        losses(trainer, 8)
+        for flow in (trainer.flow, trainer.averaged):
+            restored = flow.quantize(flow.decode(flow.encode(pictures)))
+            assert torch.equal(restored, pictures)
+
+    def test_the_loss_is_the_bits_per_dim_of_the_batch(self, pictures: Tensor) -> None:
+        trainer = new_trainer(pictures)
+        expected = bits_per_dim(trainer.flow, trainer.batch(0)).mean().item()
+        assert trainer.train_step()["bits_per_dim"] == pytest.approx(expected, abs=0.1)
+
+    def test_initialisation_reaches_the_average(self, pictures: Tensor) -> None:
+        trainer = new_trainer(pictures)
+        ours, theirs = (flow.state_dict() for flow in (trainer.flow, trainer.averaged))
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+    def test_the_average_is_exponential(self, pictures: Tensor) -> None:
+        trainer = new_trainer(pictures)
+        trainer.train_step()
+        expected = trainer.flow.prior.mean.detach().clone()  # the first step's weights count whole
+        for _ in range(3):
+            trainer.train_step()
+            expected = 0.5 * expected + 0.5 * trainer.flow.prior.mean.detach()
+        torch.testing.assert_close(trainer.averaged.prior.mean.detach(), expected)
+
+    def test_gradients_are_clipped(self, pictures: Tensor) -> None:
+        trainer = new_trainer(pictures, replace(SHORT, clip=0.01))
+        assert trainer.train_step()["gradient_norm"] > 0.01
+        norms = [p.grad.norm() for p in trainer.flow.parameters() if p.grad is not None]
+        assert torch.stack(norms).norm().item() == pytest.approx(0.01, rel=1e-3)
+
+    def test_fewer_images_than_a_batch(self, pictures: Tensor, flow: Flow) -> None:
+        with pytest.raises(ValueError, match="7 images are fewer than one batch of 8"):
+            Trainer(flow, pictures[:7], SHORT)
+
+
+class TestBatches:
+    def test_an_epoch_shows_every_image_once(self, flow: Flow) -> None:
+        """Images that are all of one value, so that a mirrored one is itself."""
+        images = torch.arange(40).to(torch.uint8)[:, None, None, None].repeat(1, 3, 8, 8)
+        trainer = Trainer(flow, images, SHORT)
+        epochs = [
+            torch.cat([trainer.batch(5 * epoch + i)[:, 0, 0, 0] for i in range(5)]).tolist()
+            for epoch in range(2)
+        ]
+        assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(40))
+        assert epochs[0] != epochs[1]
+
+    def test_about_half_are_mirrored(self, flow: Flow) -> None:
+        image = torch.arange(8).to(torch.uint8).expand(3, 8, 8)
+        trainer = Trainer(flow, image.expand(64, 3, 8, 8), replace(SHORT, batch=64))
+        batch = torch.cat([trainer.batch(step) for step in range(4)])
+        as_it_is = (batch == image).all(dim=(1, 2, 3))
+        mirrored = (batch == image.flip(-1)).all(dim=(1, 2, 3))
+        assert (as_it_is ^ mirrored).all()
+        assert 0.4 < mirrored.float().mean() < 0.6
+
+
+class TestRepeating:
+    def test_the_same_seed_gives_the_same_run(self, pictures: Tensor) -> None:
+        first, second = new_trainer(pictures), new_trainer(pictures)
+        assert losses(first, 4) == losses(second, 4)
+        assert_same_state(first, second)
+
+    def test_another_seed_gives_another_run(self, pictures: Tensor) -> None:
+        first, second = new_trainer(pictures), new_trainer(pictures, replace(SHORT, seed=1))
+        assert losses(first, 2) != losses(second, 2)
+
+    def test_nothing_hangs_on_the_global_generator(self, pictures: Tensor, flow: Flow) -> None:
+        """Every random choice is a function of the seed and the step."""
+        runs = []
+        for state in (1, 2):
+            torch.manual_seed(state)
+            trainer = Trainer(copy.deepcopy(flow), pictures, SHORT)
+            trainer.initialize()
+            runs.append(losses(trainer, 2))
+        assert runs[0] == runs[1]
+
+
+class TestResuming:
+    @pytest.mark.parametrize("stop", [0, 1, 5])
+    def test_equals_the_uninterrupted_run(
+        self, pictures: Tensor, tmp_path: Path, stop: int
+    ) -> None:
+        """Past the end of an epoch, of the warm-up and into the cool-down, bit for bit."""
+        whole = new_trainer(pictures)
+        expected = losses(whole, 8)
+
+        before = new_trainer(pictures)
+        seen = losses(before, stop)
+        before.save(tmp_path / "run.ckpt")
+        after = new_trainer(pictures, weights=99)
+        after.load_state_dict(torch.load(tmp_path / "run.ckpt", weights_only=True))
+        torch.rand(7)  # whatever else the process drew
+        seen += losses(after, 8 - stop)
+
+        assert seen == expected
+        assert_same_state(after, whole)
+
+    def test_keeps_the_count_of_skipped_steps(self, pictures: Tensor, tmp_path: Path) -> None:
+        trainer = new_trainer(pictures)
+        trainer.skipped = 3
+        trainer.save(tmp_path / "run.ckpt")
+        other = new_trainer(pictures)
+        other.load_state_dict(torch.load(tmp_path / "run.ckpt", weights_only=True))
+        assert other.skipped == 3
+
+    def test_save_replaces_the_file_in_one_step(self, pictures: Tensor, tmp_path: Path) -> None:
+        path = tmp_path / "run.ckpt"
+        trainer = new_trainer(pictures)
+        trainer.save(path)
+        old = path.read_bytes()
+        with path.open("rb") as reader:
+            trainer.train_step()
+            trainer.save(path)
+            assert reader.read() == old
+        assert list(tmp_path.iterdir()) == [path]
+        assert torch.load(path, weights_only=True)["step"] == 1
+
+
+class TestNotFinite:
+    @pytest.fixture
+    def trainer(self, pictures: Tensor) -> Trainer:
+        trainer = new_trainer(pictures, replace(SHORT, max_skipped=2))
+        losses(trainer, 2)
+        return trainer
+
+    @staticmethod
+    def overflow(trainer: Trainer, log_scale: float = -1000.0) -> None:
+        with torch.no_grad():
+            trainer.flow.prior.log_scale[0, 0, 0] = log_scale
+
+    @staticmethod
+    def state(trainer: Trainer) -> list[Tensor]:
+        state = trainer.state_dict()
+        kept = [state["flow"], state["average"], state["optimizer"]["state"]]
+        return [tensor.clone() for part in kept for tensor in tensors(part)]
+
+    @pytest.mark.parametrize("log_scale", [-1000.0, math.inf])
+    def test_a_loss_changes_nothing_and_is_counted(
+        self, trainer: Trainer, log_scale: float
+    ) -> None:
+        """With a gradient that is not finite either, and with one that is."""
+        self.overflow(trainer, log_scale)
+        before = self.state(trainer)
+        figures = trainer.train_step()
+        assert not math.isfinite(figures["bits_per_dim"])
+        assert math.isfinite(figures["gradient_norm"]) == (log_scale > 0)
+        assert all(map(torch.equal, self.state(trainer), before))
+        assert (trainer.step, trainer.skipped) == (3, 1)
+
+    def test_a_gradient_changes_nothing_and_is_counted(self, trainer: Trainer) -> None:
+        handle = trainer.flow.prior.mean.register_hook(lambda gradient: gradient * math.inf)
+        before = self.state(trainer)
+        figures = trainer.train_step()
+        assert math.isfinite(figures["bits_per_dim"])
+        assert not math.isfinite(figures["gradient_norm"])
+        assert all(map(torch.equal, self.state(trainer), before))
+        assert (trainer.step, trainer.skipped) == (3, 1)
+
+        handle.remove()
+        trainer.train_step()
+        assert trainer.skipped == 1
+        assert not all(map(torch.equal, self.state(trainer), before))
+
+    def test_diverges_past_the_bound(self, trainer: Trainer) -> None:
+        self.overflow(trainer)
+        trainer.train_step()
+        trainer.train_step()
+        with pytest.raises(DivergedError, match="3 steps were not finite"):
+            trainer.train_step()
+
+
+class TestSchedule:
+    CONFIG = TrainConfig(steps=1000, warm_up=100, cool_down=0.3)
+
+    def test_climbs_linearly(self) -> None:
+        rates = [self.CONFIG.rate(step) for step in range(100)]
+        assert rates == pytest.approx([(step + 1) / 100 for step in range(100)])
+
+    def test_stays(self) -> None:
+        assert {self.CONFIG.rate(step) for step in range(99, 701)} == {1.0}
+
+    def test_falls_by_a_cosine_to_zero(self) -> None:
+        rates = [self.CONFIG.rate(step) for step in range(700, 1001)]
+        assert rates == sorted(rates, reverse=True)
+        assert rates[150] == pytest.approx(0.5)
+        assert rates[75] == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
+        assert 0 < rates[-2] < 1e-4
+        assert rates[-1] == 0
+
+    @pytest.mark.parametrize("steps", [1, 2, 10])
+    def test_a_short_run_still_learns(self, steps: int) -> None:
+        config = TrainConfig(steps=steps)
+        assert all(0 < config.rate(step) <= 1 for step in range(steps))
+
+    def test_no_warm_up_or_cool_down(self) -> None:
+        config = TrainConfig(steps=10, warm_up=0, cool_down=0)
+        assert [config.rate(step) for step in range(10)] == [1.0] * 10
+
+    def test_the_optimizer_follows_it(self, pictures: Tensor) -> None:
+        trainer = new_trainer(pictures)
+        for step in range(8):
+            trainer.train_step()
+            (group,) = trainer.optimizer.param_groups
+            assert group["lr"] == SHORT.learning_rate * SHORT.rate(step)
+
+
+class TestRun:
+    def test_checkpoints_and_the_end(self, pictures: Tensor) -> None:
+        trainer = new_trainer(pictures, replace(SHORT, steps=7, checkpoint_every=3))
+        seen: list[int] = []
+        trainer.run(lambda trainer: seen.append(trainer.step))
+        assert seen == [3, 6, 7]
+
+    def test_goes_on_from_its_step(self, pictures: Tensor) -> None:
+        trainer = new_trainer(pictures, replace(SHORT, steps=4, checkpoint_every=4))
+        losses(trainer, 3)
+        seen: list[int] = []
+        trainer.run(lambda trainer: seen.append(trainer.step))
+        assert seen == [4]
+
+
+def test_bits_per_dim_repeats_with_its_seed(flow: Flow, pictures: Tensor) -> None:
+    first = bits_per_dim(flow, pictures, batch=20)
+    assert first.shape == (len(pictures),)
+    assert not first.requires_grad
+    assert torch.equal(first, bits_per_dim(flow, pictures, batch=20))
+    assert not torch.equal(first, bits_per_dim(flow, pictures, batch=20, seed=1))
+    torch.testing.assert_close(first, bits_per_dim(flow, pictures), rtol=0.05, atol=0)
+
+
+def test_save_samples(flow: Flow, tmp_path: Path) -> None:
+    save_samples(flow, tmp_path / "samples.png")
+    sheet = np.array(Image.open(tmp_path / "samples.png"))
+    assert sheet.shape == (64, 64, 3)
+    first = torch.from_numpy(sheet[:8, 8:16]).permute(2, 0, 1)
+    assert torch.equal(first, flow.sample(64, temperature=0.7)[1])
+
+
+class TestCommand:
+    """python -m model train, as one types it, and then without another process."""
+
+    @staticmethod
+    def options(data: Path, out: Path, *more: str) -> list[str]:
+        return [
+            *("train", "--preset", "glow32", "--batch", "2", "--out", str(out)),
+            *("--data", str(data / "train"), "--validation", str(data / "val"), *more),
+        ]
+
+    @pytest.fixture
+    def faces(self, tmp_path: Path, write_pictures: Callable[..., list[Path]]) -> Path:
+        write_pictures(tmp_path / "faces" / "train", 4)
+        write_pictures(tmp_path / "faces" / "val", 2)
+        return tmp_path / "faces"
+
+    def test_trains_and_resumes(self, tmp_path: Path, faces: Path) -> None:
+        out = tmp_path / "toy.safetensors"
+        first = subprocess.run(
+            [sys.executable, "-m", "model", *self.options(faces, out, "--steps", "1")],
+            cwd=Path(model.__file__).parents[1],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert first.returncode == 0, first.stderr
+        assert "resuming" not in first.stdout
+        assert "step 1: validation bits/dim" in first.stdout + first.stderr
+        bundle = Bundle.load(out)
+        assert bundle.flow.config == PRESETS["glow32"]
+        assert bundle.card["training"]["step"] == 1
+        assert 0 < bundle.card["bits_per_dim"] < 20
+        assert Image.open(out.with_suffix(".000001.png")).size == (8 * 32, 8 * 32)
+
+        options = self.options(faces, out, "--steps", "2")
+        second = CliRunner().invoke(app, options, catch_exceptions=False)
+        assert f"resuming {out.with_suffix('.ckpt')} at step 1" in second.output
+        resumed = Bundle.load(out)
+        assert resumed.card["training"]["step"] == 2
+        assert not torch.equal(resumed.flow.prior.mean, bundle.flow.prior.mean)
+
+    def test_makes_the_folder_of_its_bundle(self, tmp_path: Path, faces: Path) -> None:
+        """At the start: hours later, at the first checkpoint, would be a bad time to fail."""
+        out = tmp_path / "runs" / "first" / "toy.safetensors"
+        options = self.options(faces, out, "--steps", "0")
+        CliRunner().invoke(app, options, catch_exceptions=False)
+        assert out.parent.is_dir()
+
+    def test_an_unknown_preset_names_the_known(self, tmp_path: Path) -> None:
+        options = [*self.options(tmp_path, tmp_path / "a"), "--preset", "glow7"]
+        result = CliRunner().invoke(app, options)
+        assert result.exit_code == 2
+        assert "glow7" in result.output
+        assert "glow64" in result.output
