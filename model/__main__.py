@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, cast
 
 import torch
 import typer
@@ -16,11 +16,20 @@ from tqdm import tqdm
 from model import evaluate as evaluation
 from model.attributes import attributes_of, mean_differences, ranged, read, signs
 from model.bundle import Bundle
-from model.config import PRESETS
+from model.config import PRESETS, FlowConfig
 from model.data import Images, Split, read_labels
 from model.flow import Flow
 from model.probe import train as train_probe
-from model.train import TrainConfig, Trainer, bits_per_dim, save_samples
+from model.train import (
+    OPTIMIZERS,
+    Log,
+    TrainConfig,
+    Trainer,
+    bits_per_dim,
+    process_group,
+    save_samples,
+    summary,
+)
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 DEFAULTS = TrainConfig()
@@ -41,46 +50,73 @@ def train(
     validation: Annotated[Path | None, typer.Option(help="The same for validation.")] = None,
     preset: Annotated[str, typer.Option(help=f"One of {', '.join(PRESETS)}.")] = "glow64",
     steps: int = DEFAULTS.steps,
-    batch: int = DEFAULTS.batch,
+    batch: Annotated[int, typer.Option(help="Of all processes together.")] = DEFAULTS.batch,
     learning_rate: float = DEFAULTS.learning_rate,
-    seed: int = DEFAULTS.seed,
+    optimizer: Annotated[str, typer.Option(help=f"One of {', '.join(OPTIMIZERS)}.")] = "adam",
+    accumulate: Annotated[int, typer.Option(help="Parts a batch is worked through in.")] = 1,
     reversible: Annotated[
         bool, typer.Option(help="Rebuild activations in backward: memory constant in depth.")
     ] = False,
+    jitter: Annotated[
+        bool, typer.Option(help="Turn, shift, scale and brighten the images a little.")
+    ] = False,
+    compile: Annotated[bool, typer.Option(help="Compile the steps of the flow.")] = False,
+    seed: int = DEFAULTS.seed,
     checkpoint_every: int = DEFAULTS.checkpoint_every,
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Folder for TensorBoard (the extra of that name).")
+    ] = None,
 ) -> None:
-    """Train a flow; run again with the same --out, it resumes at its last checkpoint."""
-    if preset not in PRESETS:
-        raise typer.BadParameter(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
+    """Train a flow; run again with the same --out, it resumes at its last checkpoint. With
+    `torchrun --nproc_per_node N -m model train …`, N processes share every batch."""
+    for value, known in ((preset, PRESETS), (optimizer, OPTIMIZERS)):
+        if value not in known:
+            raise typer.BadParameter(f"{value!r} is none of {', '.join(known)}")
+    device = _device()
+    settings = TrainConfig(
+        steps=steps,
+        batch=batch,
+        learning_rate=learning_rate,
+        optimizer=cast(Literal["adam", "adamax"], optimizer),
+        accumulate=accumulate,
+        reversible=reversible,
+        jitter=jitter,
+        compile=compile,
+        seed=seed,
+        checkpoint_every=checkpoint_every,
+    )
+    with process_group(device), summary(tensorboard) as log:
+        _train(PRESETS[preset], preset, settings, data_path, validation, out, device, log)
+
+
+def _train(
+    config: FlowConfig,
+    preset: str,
+    settings: TrainConfig,
+    data_path: Path,
+    validation: Path | None,
+    out: Path,
+    device: torch.device,
+    log: Log,
+) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
-    config = PRESETS[preset]
     images = Images.find(data_path, config.resolution, "train", validation).load()
     held_out = Images.find(data_path, config.resolution, "val", validation).load()
-    torch.manual_seed(seed)
-    trainer = Trainer(
-        Flow(config).to(_device()),
-        images,
-        TrainConfig(
-            steps,
-            batch,
-            learning_rate,
-            seed=seed,
-            reversible=reversible,
-            checkpoint_every=checkpoint_every,
-        ),
-    )
+    torch.manual_seed(settings.seed)
+    trainer = Trainer(Flow(config).to(device), images, settings)
     state = out.with_suffix(".ckpt")
     if state.exists():
-        trainer.load_state_dict(torch.load(state, map_location=_device(), weights_only=True))
+        trainer.load_state_dict(torch.load(state, map_location=device, weights_only=True))
         print(f"resuming {state} at step {trainer.step}")
     else:
         trainer.initialize()
 
     def checkpoint(trainer: Trainer) -> None:
         trainer.save(state)
-        last = trainer.step == trainer.config.steps
+        last = trainer.step == settings.steps
         value = bits_per_dim(trainer.averaged, held_out if last else held_out[:320]).mean().item()
         tqdm.write(f"step {trainer.step}: validation bits/dim {value:.4f}")
+        log(trainer.step, {"validation_bits_per_dim": value})
         about = {
             "bits_per_dim": round(value, 4),
             "training": {
@@ -88,13 +124,13 @@ def train(
                 "images": len(images),
                 "minutes": round(trainer.seconds / 60, 1),
                 "step": trainer.step,
-                **asdict(trainer.config),
+                **asdict(settings),
             },
         }
         Bundle(out.stem, trainer.averaged, card=about).save(out)
         save_samples(trainer.averaged, out.with_suffix(f".{trainer.step:06d}.png"))
 
-    trainer.run(checkpoint)
+    trainer.run(checkpoint, log)
 
 
 @app.command()

@@ -2,24 +2,34 @@
 
 import math
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from model.data import grid
 from model.flow import Flow
 
+Log = Callable[[int, dict[str, float]], None]  # step, figures by name
+
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamax": torch.optim.Adamax}
+
 
 @dataclass(frozen=True)
 class TrainConfig:
     """How to train. The learning rate climbs linearly for `warm_up` steps, stays, and falls by a
-    cosine to zero over the last `cool_down`, a share of all steps."""
+    cosine to zero over the last `cool_down`, a share of all steps. `batch` is that of one step of
+    all processes together, worked through in `accumulate` parts."""
 
     steps: int = 10_000
     batch: int = 16
@@ -28,8 +38,12 @@ class TrainConfig:
     cool_down: float = 0.3
     clip: float = 1.0
     ema: float = 0.998
-    seed: int = 0
+    optimizer: Literal["adam", "adamax"] = "adam"
+    accumulate: int = 1
     reversible: bool = False
+    jitter: bool = False
+    compile: bool = False
+    seed: int = 0
     checkpoint_every: int = 500
     max_skipped: int = 50
 
@@ -44,48 +58,85 @@ class DivergedError(Exception):
     """More steps were not finite than `max_skipped` allows."""
 
 
+class BitsPerDim(nn.Module):
+    """The loss: mean bits/dim of dequantized images y."""
+
+    def __init__(self, flow: Flow) -> None:
+        super().__init__()
+        self.flow = flow
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.flow.bits_per_dim(self.flow.log_density(y)).mean()
+
+
 class Trainer:
     """One run of training, which `state_dict` and `load_state_dict` stop and resume exactly:
-    every random choice is a function of the seed and the step."""
+    every random choice is a function of the seed and the step, so neither the number of
+    processes nor an interruption changes what is learned, but for the order of sums."""
 
     def __init__(self, flow: Flow, images: Tensor, config: TrainConfig) -> None:
         if len(images) < config.batch:
             raise ValueError(f"{len(images)} images are fewer than one batch of {config.batch}")
+        parts = config.accumulate * processes()
+        if config.batch % parts:
+            raise ValueError(
+                f"a batch of {config.batch} cannot be shared by {processes()} processes in "
+                f"{config.accumulate} parts"
+            )
         self.flow = flow
         flow.reversible = config.reversible
-        self.images = images
         self.config = config
         self.device = next(flow.parameters()).device
-        self.average = AveragedModel(
-            flow, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=False
-        )
-        self.optimizer = torch.optim.Adam(flow.parameters(), config.learning_rate, fused=True)
+        self.images = images.to(self.device)
+        self.average = AveragedModel(flow, multi_avg_fn=_averaging(config.ema))
+        # as one fused kernel where the optimizer has it
+        fused = {"fused": True} if config.optimizer == "adam" else {}
+        optimizer = OPTIMIZERS[config.optimizer]
+        self.optimizer = optimizer(flow.parameters(), config.learning_rate, **fused)
         self.step = 0
         self.skipped = 0
         self.seconds = 0.0  # spent in steps
         self.precision = torch.bfloat16 if has_bfloat16(self.device) else torch.float32
+        self._loss: BitsPerDim | DistributedDataParallel | None = None
 
     def batch(self, step: int) -> Tensor:
-        """The images of a step, each epoch in its own order, half of them mirrored."""
+        """The images of a step (uint8), each epoch in its own order, half of them mirrored."""
         size = self.config.batch
         epoch, position = divmod(step, len(self.images) // size)
-        order = torch.randperm(len(self.images), generator=self._generator(epoch, "cpu"))
-        chosen = self.images[order[position * size : (position + 1) * size]]
-        mirrored = torch.rand(size, generator=self._generator(step, "cpu")) < 0.5
-        return torch.where(mirrored[:, None, None, None], chosen.flip(-1), chosen).to(self.device)
-
-    def _generator(self, index: int, device: torch.device | str) -> torch.Generator:
-        return torch.Generator(device).manual_seed(self.config.seed * 1_000_003 + index)
+        order = torch.randperm(
+            len(self.images), generator=self._generator("order", epoch), device=self.device
+        )
+        images = self.images[order[position * size : (position + 1) * size]]
+        generator = self._generator("augmentation", step)
+        mirrored = torch.rand(size, 1, 1, 1, generator=generator, device=self.device) < 0.5
+        images = torch.where(mirrored, images.flip(-1), images)
+        return jittered(images, generator) if self.config.jitter else images
 
     def _noise(self, images: Tensor, step: int) -> Tensor:
-        generator = self._generator(step, self.device)
+        generator = self._generator("noise", step)
         return torch.rand(images.shape, generator=generator, device=self.device)
 
+    def _generator(self, purpose: str, index: int) -> torch.Generator:
+        seed = zlib.crc32(f"{self.config.seed} {purpose} {index}".encode())
+        return torch.Generator(self.device).manual_seed(seed)
+
     def initialize(self) -> None:
-        """Data-dependent initialisation from the first images of the first epoch."""
+        """Data-dependent initialisation from the first batches, the same in every process."""
         images = torch.cat([self.batch(step) for step in range(4)])
-        self.flow.initialize(images, self._noise(images, step=0))
+        self.flow.initialize(images, self._noise(images, 0))
         self.average.module.load_state_dict(self.flow.state_dict())
+
+    def _objective(self) -> BitsPerDim | DistributedDataParallel:
+        """The loss, wrapped at the first step: what wraps it takes the weights as they then are."""
+        if self._loss is None:
+            if self.config.compile:
+                for level in self.flow.levels:
+                    for step in level.steps:
+                        step.compile()
+            self._loss = BitsPerDim(self.flow)
+            if processes() > 1:
+                self._loss = DistributedDataParallel(self._loss)
+        return self._loss
 
     def train_step(self) -> dict[str, float]:
         """One step; its bits/dim and gradient norm. A step that is not finite changes nothing.
@@ -93,15 +144,25 @@ class Trainer:
         Raises DivergedError past `max_skipped` such steps.
         """
         start = time.perf_counter()
+        objective, accumulate = self._objective(), self.config.accumulate
         images = self.batch(self.step)
-        y = self.flow.dequantize(images, self._noise(images, self.step)).contiguous(
-            memory_format=torch.channels_last
-        )
-        with torch.autocast(self.device.type, self.precision, self.precision != torch.float32):
-            loss = self.flow.bits_per_dim(self.flow.log_density(y)).mean()
+        y = self.flow.dequantize(images, self._noise(images, self.step))
+        mine = y[rank() :: processes()].contiguous(memory_format=torch.channels_last)
+        loss = torch.zeros((), device=self.device)
         self.optimizer.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.flow.parameters(), self.config.clip)
+        for i, part in enumerate(mine.chunk(accumulate)):
+            # gradients are summed over the processes once, with the last part
+            waits = isinstance(objective, DistributedDataParallel) and i < accumulate - 1
+            with cast(DistributedDataParallel, objective).no_sync() if waits else nullcontext():
+                autocast = self.precision != torch.float32
+                with torch.autocast(self.device.type, self.precision, autocast):
+                    share = objective(part) / accumulate
+                share.backward()
+            loss += share.detach()
+        if processes() > 1:
+            dist.all_reduce(loss)
+            loss /= processes()
+        norm = nn.utils.clip_grad_norm_(self.flow.parameters(), self.config.clip)
         if torch.isfinite(loss) and torch.isfinite(norm):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.config.learning_rate * self.config.rate(self.step)
@@ -147,10 +208,18 @@ class Trainer:
         torch.save(self.state_dict(), part)
         part.replace(path)
 
-    def run(self, checkpoint: Callable[["Trainer"], None]) -> None:
-        """Train to the last step, calling `checkpoint` every `checkpoint_every` and at the end."""
+    def run(
+        self,
+        checkpoint: Callable[["Trainer"], None],
+        log: Log = lambda *_: None,
+    ) -> None:
+        """Train to the last step. The first process calls `log` with the figures of each, and
+        `checkpoint` every `checkpoint_every` and at the end."""
+        first = rank() == 0
         mean = math.nan
-        with tqdm(total=self.config.steps, initial=self.step, unit="step") as bar:
+        with tqdm(
+            total=self.config.steps, initial=self.step, unit="step", disable=not first
+        ) as bar:
             while self.step < self.config.steps:
                 figures = self.train_step()
                 value = figures["bits_per_dim"]
@@ -162,8 +231,79 @@ class Trainer:
                     skipped=self.skipped,
                     refresh=False,
                 )
-                if self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps:
-                    checkpoint(self)
+                due = self.step % self.config.checkpoint_every == 0
+                if first:
+                    log(self.step, figures)
+                    if due or self.step == self.config.steps:
+                        checkpoint(self)
+
+
+def _averaging(decay: float) -> Callable[..., None]:
+    """Exponential moving average that starts as a plain mean, so that the first weights are
+    forgotten as soon as there are better ones."""
+
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+        weight = max(1 - decay, 1 / (float(count) + 1))
+        torch._foreach_lerp_(averaged, current, weight)
+
+    return update
+
+
+def jittered(images: Tensor, generator: torch.Generator) -> Tensor:
+    """uint8 images turned by up to 3 degrees, shifted and scaled by up to 3 % of their side, and
+    brightened by up to 10 %, each by its own draw; what comes in from outside is mirrored."""
+    count, device = len(images), images.device
+    draw = torch.rand(5, count, generator=generator, device=device) * 2 - 1
+    angle, scale = draw[0] * math.radians(3), 1 + 0.03 * draw[1]
+    cosine, sine = angle.cos() * scale, angle.sin() * scale
+    shift = 0.06 * draw[2:4]  # grid_sample's side is 2
+    rows = [cosine, -sine, shift[0], sine, cosine, shift[1]]
+    places = F.affine_grid(torch.stack(rows, 1).view(-1, 2, 3), list(images.shape), False)
+    moved = F.grid_sample(images.float(), places, padding_mode="reflection", align_corners=False)
+    brighter = moved * (1 + 0.1 * draw[4])[:, None, None, None]
+    return brighter.round().clamp(0, 255).to(torch.uint8)
+
+
+def processes() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Joins the processes that torchrun started, where it did."""
+    if not dist.is_torchelastic_launched():
+        yield
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def summary(folder: Path | None) -> Iterator[Log]:
+    """Where the figures of each step go: TensorBoard files in a folder, or nowhere."""
+    if folder is None or rank() > 0:
+        yield lambda *_: None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError as error:
+        raise RuntimeError(
+            "TensorBoard is missing: pip install glow-editor[tensorboard]"
+        ) from error
+    with SummaryWriter(str(folder)) as writer:
+
+        def write(step: int, figures: dict[str, float]) -> None:
+            for name, value in figures.items():
+                writer.add_scalar(name, value, step)
+
+        yield write
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -174,7 +314,7 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 @torch.no_grad()
-def bits_per_dim(flow: Flow, images: Tensor, batch: int = 64, seed: int = 0) -> Tensor:
+def bits_per_dim(flow: Flow, images: Tensor, batch: int = 16, seed: int = 0) -> Tensor:
     """Bits/dim of each image (uint8), (N,), on the CPU; the noise is the seed's."""
     generator = torch.Generator().manual_seed(seed)
     device = next(flow.parameters()).device

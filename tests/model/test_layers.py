@@ -67,6 +67,7 @@ LAYERS: dict[str, Callable[[Shape], Layer]] = {
 }
 SHAPES: list[Shape] = [(2, 4, 4), (4, 2, 6), (12, 2, 2)]
 ODD: Shape = (5, 2, 2)
+PARAMETERLESS = {"ChannelPermutation", "Squeeze"}
 STATES = ["new", "initialized", "perturbed", "trained"]
 
 
@@ -102,14 +103,20 @@ def in_state(layer: Layer, state: str, shape: Shape, perturb: Perturb) -> Layer:
     return layer
 
 
+def states(name: str) -> list[str]:
+    """Those that differ: most layers have nothing that a first batch sets, some nothing at all."""
+    if name in PARAMETERLESS:
+        return ["new"]
+    return STATES if name in ("ActNorm", "Chain") else [s for s in STATES if s != "initialized"]
+
+
 def _cases() -> Iterator[object]:
     for name in LAYERS:
         odd = name not in ("Split", "Squeeze")  # what halves its channels has no use for 5
         for shape in [*SHAPES, *([ODD] if odd else [])]:
-            for state in STATES:
-                yield pytest.param(
-                    name, shape, state, id=f"{name}-{'x'.join(map(str, shape))}-{state}"
-                )
+            for state in states(name):
+                label = f"{name}-{'x'.join(map(str, shape))}-{state}"
+                yield pytest.param(name, shape, state, id=label)
 
 
 @pytest.mark.parametrize(("name", "shape", "state"), list(_cases()))
@@ -207,7 +214,7 @@ def _autocast_tolerance(layer: Layer) -> float:
     return 2e-2 if isinstance(layer, Chain) else 1e-5
 
 
-@pytest.mark.parametrize("name", sorted(LAYERS.keys() - {"ChannelPermutation", "Squeeze"}))
+@pytest.mark.parametrize("name", sorted(LAYERS.keys() - PARAMETERLESS))
 def test_every_parameter_learns(name: str, perturb: Perturb) -> None:
     layer = perturb(LAYERS[name]((4, 4, 4)))
     y, log_det = layer(batch((4, 4, 4)).float())

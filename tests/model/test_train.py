@@ -5,8 +5,10 @@ import math
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -360,3 +362,56 @@ class TestCommand:
         assert result.exit_code == 2
         assert "glow7" in result.output
         assert "glow64" in result.output
+
+
+TRAIN = ["-m", "model", "train", "--preset", "glow32", "--batch", "8", "--checkpoint-every", "2"]
+
+
+def train_command(faces: Path, out: Path, steps: int, *more: str) -> list[str]:
+    paths = ["--data", str(faces), "--validation", str(faces), "--out", str(out)]
+    return [*TRAIN, *paths, "--steps", str(steps), *more]
+
+
+@pytest.fixture
+def faces(tmp_path: Path, write_pictures: Callable[..., list[Path]]) -> Path:
+    write_pictures(tmp_path / "faces", 12)
+    return tmp_path / "faces"
+
+
+def weights_of(bundle: Path) -> dict[str, Tensor]:
+    return Bundle.load(bundle).flow.state_dict()
+
+
+class TestProcesses:
+    def test_killed_in_mid_epoch_it_resumes_to_the_same_bits(
+        self, faces: Path, tmp_path: Path
+    ) -> None:
+        """kill -9 once the first checkpoint is there, then the same command again."""
+        whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        run = partial(subprocess.run, check=True, env=environment, capture_output=True)
+        run([sys.executable, *train_command(faces, whole, 5)])
+        command = [sys.executable, *train_command(faces, parts, 5)]
+        with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+            while not parts.exists():
+                assert process.poll() is None
+                time.sleep(0.01)
+            process.kill()
+        assert torch.load(parts.with_suffix(".ckpt"), weights_only=True)["step"] < 5
+        run(command)
+        expected = weights_of(whole)
+        assert all(torch.equal(expected[name], w) for name, w in weights_of(parts).items())
+
+    def test_two_processes_learn_what_one_does(self, faces: Path, tmp_path: Path) -> None:
+        alone, together = tmp_path / "alone.safetensors", tmp_path / "together.safetensors"
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        run = partial(subprocess.run, check=True, env=environment)
+        more = ("--reversible", "--accumulate", "2")
+        run([sys.executable, *train_command(faces, alone, 3, *more)])
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+        torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
+        run([*torchrun, *train_command(faces, together, 3, *more)])
+        expected = weights_of(alone)
+        for name, weight in weights_of(together).items():
+            # bfloat16 networks and the order of sums; Adam's first steps magnify either
+            torch.testing.assert_close(weight, expected[name], rtol=0.05, atol=0.01)
