@@ -19,10 +19,10 @@ from typing import Annotated
 
 import torch
 import typer
+from benchmarks.peers import normflows_glow
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from benchmarks.peers import normflows_glow
 from model.config import FlowConfig
 from model.flow import Flow
 from model.layers import Chain

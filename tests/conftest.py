@@ -13,7 +13,6 @@ import torch
 from model.bundle import Bundle, Direction
 from tests.helpers import SMALL, free_port, serving, small_flow, wait_until
 
-
 torch.set_num_threads(1)  # small tensors gain nothing from more, and waiting threads spin
 
 
