@@ -1,0 +1,96 @@
+"""The model that ships: it loads, gives every pixel back, and its smile is in the mouth."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from app import faces
+from app.settings import Settings
+from model.bundle import Bundle
+
+NEEDED = {
+    "smiling",
+    "mouth_open",
+    "eyes_open",
+    "eyeglasses",
+    "beard",
+    "older",
+    "masculine",
+    "turned_right",
+    "full_lips",
+}
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    path: Path = Settings.model_fields["bundle"].default
+    return Bundle.load(path)
+
+
+@pytest.fixture(scope="module")
+def crop(bundle: Bundle, portrait: np.ndarray) -> Tensor:
+    """The portrait's crop, (1, 3, 64, 64)."""
+    resolution = bundle.flow.config.resolution
+    pixels = faces.align(portrait, faces.find(portrait)[0].box, resolution)
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None]
+
+
+def edited(bundle: Bundle, crop: Tensor, name: str, strength: float) -> Tensor:
+    """The decoded crop after an edit, on the 0 to 1 scale."""
+    direction = next(d for d in bundle.directions if d.name == name)
+    flow = bundle.flow
+    with torch.inference_mode():
+        latent = flow.flatten(flow.encode(crop)) + strength * direction.vector
+        return flow.decode(flow.unflatten(latent))
+
+
+def test_it_is_what_its_card_says(bundle: Bundle) -> None:
+    assert bundle.name == "faces64"
+    assert bundle.flow.config.resolution == 64
+    assert bundle.card["bits_per_dim"] < 2.93
+    for source in ("FairFace", "UK Parliament", "CivilServiceUSA"):
+        assert source in str(bundle.card)
+
+
+def test_it_has_the_attributes_that_people_ask_for(bundle: Bundle) -> None:
+    assert {direction.name for direction in bundle.directions} >= NEEDED
+    for direction in bundle.directions:
+        assert direction.min < 0 < direction.max
+        assert min(direction.positives, direction.negatives) > 100
+        assert direction.std > 0
+
+
+def test_it_reconstructs_exactly(bundle: Bundle, crop: Tensor) -> None:
+    generator = torch.Generator().manual_seed(0)
+    size = crop.shape[1:]
+    board = torch.arange(64).add(torch.arange(64)[:, None]) % 2 * 255
+    adversarial = [
+        crop[0],
+        torch.zeros(size),
+        torch.full(size, 255),
+        board.expand(size),
+        torch.randint(0, 256, size, generator=generator),
+    ]
+    images = torch.stack([image.to(torch.uint8) for image in adversarial])
+    flow = bundle.flow
+    with torch.inference_mode():
+        assert torch.equal(flow.quantize(flow.decode(flow.encode(images))), images)
+
+
+def test_a_smile_changes_the_mouth_more_than_the_forehead(bundle: Bundle, crop: Tensor) -> None:
+    change = (edited(bundle, crop, "smiling", 1) - edited(bundle, crop, "smiling", 0)).abs()
+    mouth = change[..., 40:54, 20:44].mean()
+    forehead = change[..., 2:14, 20:44].mean()
+    assert mouth > 1.5 * forehead
+    assert mouth > 4 / 255
+
+
+def test_a_strength_within_the_sliders_holds(bundle: Bundle, crop: Tensor) -> None:
+    for direction in bundle.directions:
+        for strength in (direction.min, direction.max):
+            picture = edited(bundle, crop, direction.name, strength)
+            assert torch.isfinite(picture).all()
+            assert (picture - picture.clamp(-0.2, 1.2)).abs().mean() < 0.01
