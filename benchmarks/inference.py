@@ -29,14 +29,13 @@ import normflows
 import numpy as np
 import torch
 import typer
-from normflows.distributions import GlowBase
-from normflows.flows import GlowBlock, Merge, Squeeze
 from torch import Tensor, nn
 
 import model
 from model.bundle import Bundle, BundleError
 from model.config import FlowConfig
 from model.flow import Flow
+from peers import normflows_glow
 
 SHIPPED = Path(model.__file__).parent / "bundles" / "faces64.safetensors"
 BATCH = 32
@@ -60,20 +59,7 @@ def theirs(config: FlowConfig, images: Tensor) -> Peer:
     if config.coupling != "affine" or config.permutation != "invertible_1x1" or config.bits != 8:
         raise typer.BadParameter("normflows' Glow has affine couplings and 1x1 convolutions only")
     warnings.filterwarnings("ignore", r"torch\.lu is deprecated")
-    priors: list[nn.Module] = []
-    levels: list[list[nn.Module]] = []
-    for level, (channels, height, width) in enumerate(config.part_shapes):
-        last = level == config.levels - 1
-        priors.append(GlowBase((channels, height, width)))
-        wide = channels if last else 2 * channels  # before its half is split off
-        steps = [GlowBlock(wide, config.hidden[level]) for _ in range(config.steps[level])]
-        levels.append([*steps, Squeeze()])
-    merges = [Merge() for _ in range(config.levels - 1)]
-    # normflows counts levels from the last, and layers from the latent to the image
-    glow = normflows.MultiscaleFlow(priors[::-1], levels[::-1], merges, class_cond=False)
-    for module in glow.modules():
-        if isinstance(module, GlowBlock):
-            nn.init.normal_(module.flows[0].flows[1].param_map.net[-1].weight, std=1e-3)
+    glow = normflows_glow(config)
     glow.eval()
 
     def encode(images: Tensor) -> list[Tensor]:

@@ -19,13 +19,13 @@ from typing import Annotated
 
 import torch
 import typer
-from benchmarks.peers import normflows_glow
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from model.config import FlowConfig
 from model.flow import Flow
 from model.layers import Chain
+from peers import normflows_glow
 
 BATCH, LEVELS, HIDDEN, RESOLUTION = 16, 3, 128, 64
 DEPTHS = (8, 64)
@@ -49,7 +49,7 @@ def training_step(kind: str, depth: int) -> Callable[[], None]:
         y = images.float() / 256 - 0.5
 
         def loss() -> Tensor:
-            return -flow.log_prob(y).mean()
+            return -flow.log_prob(y, None).mean()
     else:
         ours = flow = Flow(config)
         ours.initialize(images)
