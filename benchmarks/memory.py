@@ -9,6 +9,7 @@ moments are all there; memory is the highest the process gets in the next two ab
 holds (VmHWM over VmRSS, Linux). Time is the least of them.
 """
 
+import ctypes
 import json
 import subprocess
 import sys
@@ -85,6 +86,7 @@ def measure(kind: str, depth: int) -> dict[str, float]:
     step = training_step(kind, depth)
     step()
     step()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed is not held
     held = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     seconds = []

@@ -67,7 +67,9 @@ def freia_glow(config: FlowConfig) -> ff.GraphINN:
             nodes.append(ff.Node(nodes[-1], fm.AffineCouplingOneSided, coupling))
         if level < config.levels - 1:
             channels //= 2
-            nodes.append(ff.Node(nodes[-1], fm.Split, {"section_sizes": [channels, channels], "dim": 0}))
+            nodes.append(
+                ff.Node(nodes[-1], fm.Split, {"section_sizes": [channels, channels], "dim": 0})
+            )
             tip = nodes[-1].out0
             outputs.append(ff.OutputNode(nodes[-1].out1))
     outputs.append(ff.OutputNode(nodes[-1]))

@@ -14,6 +14,7 @@ from model.config import FlowConfig
 from model.flow import Flow
 
 FORMAT = 1
+MAX_CONDITION = 1e5  # of a 1x1 convolution: beyond it, 8-bit pictures do not come back exactly
 
 
 class BundleError(Exception):
@@ -118,6 +119,12 @@ class Bundle:
             )
         except RuntimeError as error:
             raise BundleError(f"does not match its own config: {error}") from error
+        condition = flow.condition()
+        if not condition < MAX_CONDITION:
+            raise BundleError(
+                f"has a 1x1 convolution of condition number {condition:.3g}, which float32 cannot "
+                f"invert; up to {MAX_CONDITION:.0g} is accepted"
+            )
         directions = header["directions"]
         if vectors.shape != (len(directions), flow.config.dimensions):
             raise BundleError(

@@ -138,6 +138,11 @@ class Flow(nn.Module):
             y = self.levels[i].inverse(y)
         return y
 
+    def condition(self) -> float:
+        """The largest condition number of a 1x1 convolution; not a number where one is broken."""
+        found = [m.condition() for m in self.modules() if isinstance(m, Invertible1x1)]
+        return math.nan if any(map(math.isnan, found)) else max(found, default=1.0)
+
     def encode(self, images: Tensor) -> Latent:
         """The latent of each image (uint8), taken at the middle of its 8-bit bins."""
         latent: Latent = self(self.dequantize(images, noise=0.5))[0]

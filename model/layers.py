@@ -107,6 +107,13 @@ class Invertible1x1(Layer):
         upper = self.upper.triu(1) + torch.diag(self.sign * self.log_scale.exp())
         return self.permutation @ lower @ upper
 
+    @torch.no_grad()
+    def condition(self) -> float:
+        """How many times larger an error can come out of W or its inverse than it went in, beside
+        the signal; infinite where W is singular, not a number where it is broken."""
+        weight = self.weight().double()
+        return torch.linalg.cond(weight).item() if weight.isfinite().all() else math.nan
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         log_det = self.log_scale.sum() * x.shape[2] * x.shape[3]
         with torch.autocast(x.device.type, enabled=False):

@@ -18,6 +18,7 @@ import model
 from model.bundle import FORMAT, Bundle, BundleError, Direction
 from model.config import FlowConfig
 from model.flow import Flow
+from model.layers import Invertible1x1
 
 Rewrite = Callable[[dict[str, Any], dict[str, Tensor]], object]
 
@@ -299,3 +300,14 @@ class TestShipped:
             assert direction.min < 0 < direction.max, direction.name
             assert direction.vector.isfinite().all()
             assert direction.vector.any()
+
+
+@pytest.mark.parametrize("log_scale", [-40.0, 20.0, float("nan")])
+def test_a_singular_convolution_is_refused(tmp_path: Path, log_scale: float) -> None:
+    flow = Flow(FlowConfig(resolution=8, steps=(1,), hidden=(4,)))
+    convolution = next(m for m in flow.modules() if isinstance(m, Invertible1x1))
+    with torch.no_grad():
+        convolution.log_scale[0] = log_scale
+    Bundle("singular", flow).save(tmp_path / "singular.safetensors")
+    with pytest.raises(BundleError, match=r"singular\.safetensors has a 1x1 convolution"):
+        Bundle.load(tmp_path / "singular.safetensors")

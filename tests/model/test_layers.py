@@ -389,3 +389,12 @@ def test_density_of_a_chain_integrates_to_one(perturb: Perturb) -> None:
         density = (standard_normal_log_prob(z) + log_det).exp()
     mass = density.sum() * (side[1] - side[0]) ** 2
     assert mass.item() == pytest.approx(1, abs=2e-4)
+
+
+def test_the_condition_of_a_1x1_is_that_of_its_matrix() -> None:
+    layer = Invertible1x1(6)
+    assert layer.condition() == pytest.approx(1, abs=1e-5)  # a rotation
+    with torch.no_grad():
+        layer.log_scale[2] += 3
+    singular_values = torch.linalg.svdvals(layer.weight().double())
+    assert layer.condition() == pytest.approx((singular_values[0] / singular_values[-1]).item())
