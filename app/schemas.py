@@ -26,6 +26,7 @@ class ModelDescription(BaseModel):
     parameters: int
     bits_per_dim: float | None = Field(description="Of the validation images.")
     card: dict[str, Any] = Field(description="What the model was trained on, and its terms.")
+    time_to_live: int = Field(description="Seconds that this server keeps a latent.")
 
 
 class Counts(BaseModel):

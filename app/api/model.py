@@ -19,6 +19,7 @@ async def model(parts: PartsOf) -> ModelDescription:
         parameters=sum(parameter.numel() for parameter in bundle.flow.parameters()),
         bits_per_dim=bundle.card.get("bits_per_dim"),
         card=bundle.card,
+        time_to_live=parts.settings.time_to_live,
     )
 
 

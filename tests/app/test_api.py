@@ -51,6 +51,7 @@ def test_model(client: TestClient) -> None:
     assert (body["resolution"], body["levels"], body["bits_per_dim"]) == (32, 3, 5.0)
     assert body["parameters"] > 0
     assert body["card"]["licence"] == "none"
+    assert body["time_to_live"] == 3600
 
 
 def test_attributes(client: TestClient) -> None:
