@@ -35,31 +35,31 @@ class Engine:
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    async def encode(self, crop: Pixels) -> tuple[NDArray[np.float32], float]:
+    async def encode(self, crop: Pixels) -> tuple[NDArray[np.float64], float]:
         """The flat latent of a crop (R, R, 3), and the crop's bits/dim."""
         return await self._run(lambda: self._encode(crop))
 
-    async def decode(self, latent: NDArray[np.float32]) -> NDArray[np.float32]:
+    async def decode(self, latent: NDArray[np.float64]) -> NDArray[np.float32]:
         """The picture of a flat latent, (R, R, 3), on the 0 to 1 scale before clipping."""
         return await self._run(lambda: self._decode(latent))
 
     async def edit(
-        self, latent: NDArray[np.float32], strengths: dict[str, float]
+        self, latent: NDArray[np.float64], strengths: dict[str, float]
     ) -> NDArray[np.float32]:
         """decode(latent + sum of strength x direction)."""
         return await self._run(lambda: self._decode(self._moved(latent, strengths)))
 
-    async def sample(self, count: int, temperature: float, seed: int) -> NDArray[np.float32]:
+    async def sample(self, count: int, temperature: float, seed: int) -> NDArray[np.float64]:
         """`count` flat latents drawn at a temperature, (count, dimensions)."""
 
-        def draw() -> NDArray[np.float32]:
+        def draw() -> NDArray[np.float64]:
             latent = self._flow.sample_latent(count, temperature, seed)
-            return self._flow.flatten(latent).cpu().numpy()
+            return self._flow.flatten(latent).double().cpu().numpy()
 
         return await self._run(draw)
 
     @torch.inference_mode()
-    def _encode(self, crop: Pixels) -> tuple[NDArray[np.float32], float]:
+    def _encode(self, crop: Pixels) -> tuple[NDArray[np.float64], float]:
         # .copy(): the pixels may be a read-only view of a picture
         images = torch.from_numpy(crop.copy()).permute(2, 0, 1)[None].to(self._device)
         latent = self._flow.flatten(self._flow.encode(images))[0].cpu().numpy()
@@ -67,7 +67,7 @@ class Engine:
         return latent, self._flow.bits_per_dim(log_prob).item()
 
     @torch.inference_mode()
-    def _decode(self, latent: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _decode(self, latent: NDArray[np.float64]) -> NDArray[np.float32]:
         flat = torch.from_numpy(latent.copy())[None].to(self._device)
         decoded = self._flow.decode(self._flow.unflatten(flat))[0]
         picture: NDArray[np.float32] = decoded.permute(1, 2, 0).cpu().numpy()
@@ -75,15 +75,15 @@ class Engine:
 
     @torch.inference_mode()
     def _moved(
-        self, latent: NDArray[np.float32], strengths: dict[str, float]
-    ) -> NDArray[np.float32]:
+        self, latent: NDArray[np.float64], strengths: dict[str, float]
+    ) -> NDArray[np.float64]:
         weights = torch.tensor([strengths.get(d.name, 0.0) for d in self.bundle.directions])
         if not weights.any():
             return latent
         step: NDArray[np.float32] = (weights.to(self._device) @ self._vectors).cpu().numpy()
         return latent + step
 
-    def readings(self, latent: NDArray[np.float32]) -> dict[str, float]:
+    def readings(self, latent: NDArray[np.float64]) -> dict[str, float]:
         """Where a flat latent lies on each attribute's slider, in units of strength."""
         flat = torch.from_numpy(latent.copy())
         return {d.name: round(d.reading(flat), 3) for d in self.bundle.directions}

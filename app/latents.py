@@ -29,7 +29,7 @@ from app.faces import Box
 class Record:
     """A latent, and the photograph it came from; a generated face has none."""
 
-    latent: NDArray[np.float32]  # flat
+    latent: NDArray[np.float64]  # flat; float32 would round it, and decoding magnifies rounding
     model: str  # the bundle it belongs to
     box: Box | None = None
     photo: bytes | None = None  # as uploaded
@@ -142,7 +142,7 @@ class RedisStore:
     async def put(self, record: Record) -> str:
         latent_id = _new_id()
         fields: dict[bytes | bytearray | memoryview[int] | str | int | float, Any] = {
-            "latent": record.latent.astype("<f4").tobytes(),
+            "latent": record.latent.astype("<f8").tobytes(),
             "about": json.dumps(
                 {"model": record.model, "box": record.box and asdict(record.box)}
             ).encode(),
@@ -170,7 +170,7 @@ class RedisStore:
             raise _unknown()
         known = json.loads(about)
         record = Record(
-            np.frombuffer(latent, "<f4"),
+            np.frombuffer(latent, "<f8"),
             known["model"],
             Box(**known["box"]) if known["box"] else None,
             rest[0] if rest else None,

@@ -44,7 +44,8 @@ class Direction:
 
     def reading(self, latent: Tensor) -> float:
         """Where a flat latent lies on this attribute's slider."""
-        return (latent @ self.vector / self.vector.square().sum()).item() - self.origin
+        vector = self.vector.double()
+        return (latent.double() @ vector / vector.square().sum()).item() - self.origin
 
 
 @dataclass

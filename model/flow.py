@@ -144,13 +144,19 @@ class Flow(nn.Module):
         return math.nan if any(map(math.isnan, found)) else max(found, default=1.0)
 
     def encode(self, images: Tensor) -> Latent:
-        """The latent of each image (uint8), taken at the middle of its 8-bit bins."""
-        latent: Latent = self(self.dequantize(images, noise=0.5))[0]
+        """The latent of each image (uint8), taken at the middle of its 8-bit bins, in float64.
+
+        The path of x is in float64 here and in decode: in float32 its rounding, magnified on the
+        way back, can reach the next bin in pictures far from any face. The networks, which take
+        the time, keep the precision of their weights.
+        """
+        latent: Latent = self(self.dequantize(images.double(), noise=0.5))[0]
         return latent
 
     def decode(self, latent: Latent) -> Tensor:
         """Images of a latent as floats; [0, 1] is the range of a picture, `quantize` rounds."""
-        return self.inverse(latent) + 0.5
+        images = self.inverse([part.double() for part in latent]) + 0.5
+        return images.to(self.prior.mean.dtype)
 
     def log_prob(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """log P(image) in nats, (B,), under uniform dequantization: the one-sample form of the
@@ -184,7 +190,8 @@ class Flow(nn.Module):
         """The continuous image y of a uint8 image: uniform noise within each bin by default."""
         if noise is None:
             noise = torch.rand(images.shape, device=images.device)
-        y: Tensor = (images.to(self.prior.mean.dtype) + noise) / self.bins - 0.5
+        precision = images.dtype if images.is_floating_point() else self.prior.mean.dtype
+        y: Tensor = (images.to(precision) + noise) / self.bins - 0.5
         return y
 
     def quantize(self, images: Tensor) -> Tensor:

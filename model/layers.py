@@ -6,8 +6,9 @@ One contract holds for every `Layer`, and one test suite holds every layer to it
     x = layer.inverse(y)       # undoes forward
 
 `initialize(x)` sets data-dependent parameters from one batch; most layers have none.
-The path of x through the flow stays in its own precision (float32 or float64) under autocast:
-only the coupling networks, which inverse recomputes from the same input, may run in bfloat16.
+The path of x through the flow stays in its own precision (float32 or float64), whatever that of
+the weights, and under autocast too. The coupling networks, which inverse recomputes from the same
+input, run in the precision of their weights, or of autocast.
 """
 
 import math
@@ -76,10 +77,10 @@ class ActNorm(Layer):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         log_det = self.log_scale.sum() * x.shape[2] * x.shape[3]
-        return (x + self.bias) * self.log_scale.exp(), _per_image(log_det, x)
+        return (x + self.bias) * self.log_scale.to(x.dtype).exp(), _per_image(log_det, x)
 
     def inverse(self, y: Tensor) -> Tensor:
-        return y * (-self.log_scale).exp() - self.bias
+        return y * (-self.log_scale.to(y.dtype)).exp() - self.bias
 
 
 class Invertible1x1(Layer):
@@ -99,29 +100,30 @@ class Invertible1x1(Layer):
         self.lower = nn.Parameter(lower.tril(-1).float())
         self.upper = nn.Parameter(upper.triu(1).float())
 
-    def weight(self) -> Tensor:
-        """W, (C, C)."""
-        lower = self.lower.tril(-1) + torch.eye(
-            len(self.sign), dtype=self.lower.dtype, device=self.lower.device
-        )
-        upper = self.upper.triu(1) + torch.diag(self.sign * self.log_scale.exp())
-        return self.permutation @ lower @ upper
+    def weight(self, dtype: torch.dtype | None = None) -> Tensor:
+        """W, (C, C), computed in a precision; that of its parameters by default."""
+        dtype = dtype or self.lower.dtype
+        identity = torch.eye(len(self.sign), dtype=dtype, device=self.lower.device)
+        lower = self.lower.to(dtype).tril(-1) + identity
+        diagonal = self.sign.to(dtype) * self.log_scale.to(dtype).exp()
+        upper = self.upper.to(dtype).triu(1) + torch.diag(diagonal)
+        return self.permutation.to(dtype) @ lower @ upper
 
     @torch.no_grad()
     def condition(self) -> float:
         """How many times larger an error can come out of W or its inverse than it went in, beside
         the signal; infinite where W is singular, not a number where it is broken."""
-        weight = self.weight().double()
+        weight = self.weight(torch.float64)
         return torch.linalg.cond(weight).item() if weight.isfinite().all() else math.nan
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         log_det = self.log_scale.sum() * x.shape[2] * x.shape[3]
         with torch.autocast(x.device.type, enabled=False):
-            return F.conv2d(x, self.weight()[:, :, None, None]), _per_image(log_det, x)
+            return F.conv2d(x, self.weight(x.dtype)[:, :, None, None]), _per_image(log_det, x)
 
     def inverse(self, y: Tensor) -> Tensor:
         with torch.autocast(y.device.type, enabled=False):
-            inverse = torch.linalg.inv(self.weight().double()).to(y.dtype)
+            inverse = torch.linalg.inv(self.weight(torch.float64)).to(y.dtype)
             return F.conv2d(y, inverse[:, :, None, None])
 
 
@@ -157,7 +159,7 @@ class ZeroConv(nn.Conv2d):
         self.log_gain = nn.Parameter(torch.zeros(out_channels, 1, 1))
 
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input).to(self.log_gain.dtype) * (self.log_gain * self.GAIN).exp()
+        return super().forward(input) * (self.log_gain * self.GAIN).exp()
 
 
 class CouplingNetwork(nn.Module):
@@ -172,8 +174,9 @@ class CouplingNetwork(nn.Module):
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.last(F.relu_(self.middle(F.relu_(self.first(x)))))
-        return out
+        hidden = self.first(x.to(self.first.weight.dtype))
+        out: Tensor = self.last(F.relu_(self.middle(F.relu_(hidden))))
+        return out.to(x.dtype)
 
 
 def bounded(log_scale: Tensor, bound: float) -> Tensor:
@@ -289,7 +292,8 @@ class Split(nn.Module):
         self.prior = ZeroConv(channels // 2, channels)
 
     def _mean_and_log_scale(self, kept: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_scale = self.prior(kept).chunk(2, dim=1)
+        prior = self.prior(kept.to(self.prior.weight.dtype)).to(kept.dtype)
+        mean, log_scale = prior.chunk(2, dim=1)
         return mean, bounded(log_scale, self.LOG_SCALE_BOUND)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -311,11 +315,11 @@ class GaussianPrior(Layer):
         self.log_scale = nn.Parameter(torch.zeros(shape))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        y = (x - self.mean) * (-self.log_scale).exp()
+        y = (x - self.mean) * (-self.log_scale.to(x.dtype)).exp()
         return y, _per_image(-self.log_scale.sum(), x)
 
     def inverse(self, y: Tensor) -> Tensor:
-        return y * self.log_scale.exp() + self.mean
+        return y * self.log_scale.to(y.dtype).exp() + self.mean
 
 
 def standard_normal_log_prob(z: Tensor) -> Tensor:

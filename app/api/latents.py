@@ -128,7 +128,7 @@ async def latent(
     record, seconds = await parts.record(latent_id, photo=True)
     if NPY in request.headers.get("accept", ""):
         out = io.BytesIO()
-        np.save(out, record.latent)
+        np.save(out, record.latent.astype(np.float32))
         return Response(out.getvalue(), media_type=NPY, headers={"Vary": "Accept"})
     return LatentDescription(
         latent_id=latent_id,

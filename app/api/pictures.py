@@ -60,7 +60,7 @@ async def decode(parts: PartsOf, request: Request, format: FormatOf) -> Response
     return await picture(to_pixels(await parts.engine.decode(latent)), format)
 
 
-def _read_npy(body: bytes, dimensions: int) -> NDArray[np.float32]:
+def _read_npy(body: bytes, dimensions: int) -> NDArray[np.float64]:
     """The latent in an npy file; its header is checked before anything is allocated for it."""
     file = io.BytesIO(body)
     try:
@@ -84,7 +84,7 @@ def _read_npy(body: bytes, dimensions: int) -> NDArray[np.float32]:
     latent = np.frombuffer(values, dtype)
     if not np.isfinite(latent).all():
         raise Problem(422, "invalid-latent", "The latent holds numbers that are not finite.")
-    return latent.astype(np.float32)
+    return latent.astype(np.float64)
 
 
 def _check_strengths(parts: Parts, strengths: dict[str, float]) -> None:

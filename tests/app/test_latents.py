@@ -12,7 +12,7 @@ from app.errors import Problem
 from app.faces import Box
 from app.latents import LatentStore, MemoryStore, Record, RedisStore
 
-LATENT = np.random.default_rng(0).standard_normal(48).astype(np.float32)
+LATENT = np.random.default_rng(0).standard_normal(48)
 RECORD = Record(LATENT, "small", Box(1.5, -2.0, 30.0, 5.0), b"photograph")
 
 StoreOf = Callable[[int], LatentStore]  # by time to live
@@ -32,7 +32,7 @@ def test_a_record_comes_back_whole(store_of: StoreOf) -> None:
         latent_id = await store.put(RECORD)
         record, seconds = await store.get(latent_id, photo=True)
         assert (record.latent == LATENT).all()
-        assert record.latent.dtype == np.float32
+        assert record.latent.dtype == np.float64
         assert (record.model, record.box, record.photo) == ("small", RECORD.box, b"photograph")
         assert 55 <= seconds <= 60
         without, _ = await store.get(latent_id)
