@@ -22,7 +22,7 @@ class FlowConfig:
 
     `flat` is the form of NICE: one level on the picture as one vector, whose coupling networks
     are perceptrons on its even and its odd half. `prior` is the distribution of each number of a
-    latent.
+    latent. `classes` is how many classes of image the last part has a prior of its own for.
     """
 
     resolution: int = 64
@@ -39,6 +39,7 @@ class FlowConfig:
     residual: bool = False
     flat: bool = False
     prior: Prior = "gaussian"
+    classes: int = 0
 
     def __post_init__(self) -> None:
         if not self.steps or len(self.steps) != len(self.hidden):
@@ -53,6 +54,8 @@ class FlowConfig:
             )
         if self.depth < 1:
             raise ValueError(f"depth must be positive, not {self.depth}")
+        if self.classes < 0:
+            raise ValueError(f"classes must be none or more, not {self.classes}")
         if min(self.resolution, self.channels) < 1:
             raise ValueError(
                 f"resolution {self.resolution} and channels {self.channels} must be positive"

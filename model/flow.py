@@ -124,6 +124,9 @@ class Flow(nn.Module):
     Images are uint8 (B, C, H, W) with values below 2**bits. `forward` and `inverse` work on the
     continuous image y in [-0.5, 0.5]; `encode`, `decode` and `log_prob` on the picture itself.
     Where `reversible` is set, backward rebuilds activations instead of storing them.
+
+    Where the config has classes, `labels` (B,), int64, say of which class each image is; what is
+    encoded with a label decodes with the same one. Without labels no class has a part in it.
     """
 
     def __init__(self, config: FlowConfig) -> None:
@@ -142,7 +145,11 @@ class Flow(nn.Module):
                 channels //= 2
         self.levels = module_list(levels)
         self.splits = module_list(splits)
-        self.prior = GaussianPrior(config.part_shapes[-1])
+        self.prior = GaussianPrior(config.part_shapes[-1], config.classes)
+        if config.classes:
+            self.classifier = nn.Linear(config.part_shapes[-1][0], config.classes)
+            nn.init.zeros_(self.classifier.weight)
+            nn.init.zeros_(self.classifier.bias)
 
     def initialize(self, images: Tensor, noise: Tensor | None = None) -> None:
         """Set every ActNorm from one batch of images (uint8); where there is none, the prior."""
@@ -156,7 +163,7 @@ class Flow(nn.Module):
             if self.config.normalisation == "none":
                 self.prior.initialize(x)
 
-    def forward(self, y: Tensor) -> tuple[Latent, Tensor]:
+    def forward(self, y: Tensor, labels: Tensor | None = None) -> tuple[Latent, Tensor]:
         """The latent of y, (B, C, H, W), and log |det dz/dy| in nats, (B,)."""
         parts: Latent = []
         log_det = y.new_zeros(y.shape[0])
@@ -167,40 +174,56 @@ class Flow(nn.Module):
                 y, part, change = self.splits[i](y)
                 parts.append(part)
                 log_det = log_det + change
-        part, change = self.prior(y)
+        part, change = self.prior(y, labels)
         return [*parts, part], log_det + change
 
-    def inverse(self, latent: Latent) -> Tensor:
+    def inverse(self, latent: Latent, labels: Tensor | None = None) -> Tensor:
         """The continuous image y of a latent."""
-        y: Tensor = self.prior.inverse(latent[-1])
+        y: Tensor = self.prior.inverse(latent[-1], labels)
         for i in reversed(range(len(self.levels))):
             if i < len(self.splits):
                 y = self.splits[i].inverse(y, latent[i])
             y = self.levels[i].inverse(y)
         return y
 
-    def encode(self, images: Tensor) -> Latent:
+    def encode(self, images: Tensor, labels: Tensor | None = None) -> Latent:
         """The latent of each image (uint8), taken at the middle of its 8-bit bins."""
-        latent: Latent = self(self.dequantize(images, noise=0.5))[0]
+        latent: Latent = self(self.dequantize(images, noise=0.5), labels)[0]
         return latent
 
-    def decode(self, latent: Latent) -> Tensor:
+    def decode(self, latent: Latent, labels: Tensor | None = None) -> Tensor:
         """Images of a latent as floats; [0, 1] is the range of a picture, `quantize` rounds."""
-        return self.inverse(latent) + 0.5
+        return self.inverse(latent, labels) + 0.5
 
-    def log_prob(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def log_prob(
+        self,
+        images: Tensor,
+        generator: torch.Generator | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
         """log P(image) in nats, (B,), under uniform dequantization: the one-sample form of the
         lower bound log P(x) >= E_u log p(x + u) (Theis et al. 2016, eq. 13)."""
         noise = torch.rand(images.shape, generator=generator).to(images.device)
-        return self.log_density(self.dequantize(images, noise))
+        return self.log_density(self.dequantize(images, noise), labels)
 
-    def log_density(self, y: Tensor) -> Tensor:
+    def log_density(self, y: Tensor, labels: Tensor | None = None) -> Tensor:
         """log p(y), scaled to the volume of one bin so that it is the log_prob of the image that
         y was dequantized from."""
-        latent, log_det = self(y)
+        return self.log_density_of(*self(y, labels))
+
+    def log_density_of(self, latent: Latent, log_det: Tensor) -> Tensor:
+        """`log_density` of what `forward` gives."""
         log_prior = torch.stack([self._log_prior(part) for part in latent]).sum(0)
         log_density: Tensor = log_prior + log_det
         return log_density - self.config.dimensions * math.log(self.bins)
+
+    def class_logits(self, latent: Latent, labels: Tensor | None = None) -> Tensor:
+        """What the classification head makes of latents, (B, classes): linear in the last part's
+        mean over space, before the prior (Glow's published code). The labels are those that the
+        latents were encoded with, and so tell it nothing."""
+        before_prior = self.prior.inverse(latent[-1], labels)
+        logits: Tensor = self.classifier(before_prior.mean(dim=(2, 3)))
+        return logits
 
     def _log_prior(self, part: Tensor) -> Tensor:
         match self.config.prior:
@@ -225,9 +248,15 @@ class Flow(nn.Module):
                 standard = torch.rand(shape, generator=generator).logit(eps=2**-24)
         return self.unflatten((standard * temperature).to(self.prior.mean))
 
-    def sample(self, count: int, temperature: float = 0.7, seed: int = 0) -> Tensor:
+    def sample(
+        self,
+        count: int,
+        temperature: float = 0.7,
+        seed: int = 0,
+        labels: Tensor | None = None,
+    ) -> Tensor:
         """`count` images (uint8) drawn at a temperature (section 6)."""
-        return self.quantize(self.decode(self.sample_latent(count, temperature, seed)))
+        return self.quantize(self.decode(self.sample_latent(count, temperature, seed), labels))
 
     def dequantize(self, images: Tensor, noise: Tensor | float | None = None) -> Tensor:
         """The continuous image y of a uint8 image: uniform noise within each bin by default."""

@@ -307,10 +307,12 @@ class CheckerboardCoupling(Layer):
     def _kept(self, x: Tensor) -> Tensor:
         """b: 1 where a pixel is kept, else 0, (H, W)."""
         rows, columns = (torch.arange(size, device=x.device) for size in x.shape[2:])
-        kept: Tensor = (rows[:, None] + columns + self.parity + 1) % 2
+        kept: Tensor = (rows[:, None] + columns) % 2 == self.parity
         return kept.to(x.dtype)
 
-    def _scale_and_shift(self, x: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+    def _scale_and_shift(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Zero at kept pixels, so that (x + 0) exp(0) is x there, to the bit."""
+        kept = self._kept(x)
         out = (1 - kept) * self.network(kept * x)
         if self.bound is None:
             return torch.zeros_like(x), out
@@ -318,18 +320,17 @@ class CheckerboardCoupling(Layer):
         return bounded(log_scale, self.bound), shift
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        # what the network says of a kept pixel is zero: (x + 0) exp(0) is x to the bit
-        log_scale, shift = self._scale_and_shift(x, self._kept(x))
+        log_scale, shift = self._scale_and_shift(x)
         return (x + shift) * log_scale.exp(), log_scale.sum(dim=(1, 2, 3))
 
     def inverse(self, y: Tensor) -> Tensor:
-        log_scale, shift = self._scale_and_shift(y, self._kept(y))
+        log_scale, shift = self._scale_and_shift(y)
         return y * (-log_scale).exp() - shift
 
     def rebuild(self, y: Tensor) -> Rebuilt:
         """As of any layer, but the network runs once for the inverse and the graph both."""
         x = y.detach().clone().requires_grad_()
-        log_scale, shift = self._scale_and_shift(x, self._kept(x))
+        log_scale, shift = self._scale_and_shift(x)
         with torch.no_grad():  # the graph so far has seen only pixels that this leaves alone
             x.copy_(y * (-log_scale).exp() - shift)
         return Rebuilt((x,), ((x + shift) * log_scale.exp(),), log_scale.sum(dim=(1, 2, 3)))
@@ -418,12 +419,20 @@ class Split(nn.Module):
 
 class GaussianPrior(Layer):
     """The last part's learned mean and scale, one each per element, y = (x - mean) / scale: of a
-    Gaussian where y ~ N(0, 1), and NICE's diagonal scale (Dinh et al. 2014, 3.3) with any prior."""
+    Gaussian where y ~ N(0, 1), and NICE's diagonal scale (Dinh et al. 2014, 3.3) with any prior.
 
-    def __init__(self, shape: tuple[int, int, int]) -> None:
+    With `classes`, `labels` (B,) say of what class each image is, and a class moves mean and
+    log-scale by an offset of its own per channel (the class-conditional prior of Glow's published
+    code). Without labels no image has a class.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], classes: int = 0) -> None:
         super().__init__()
         self.mean = nn.Parameter(torch.zeros(shape))
         self.log_scale = nn.Parameter(torch.zeros(shape))
+        if classes:
+            self.class_mean = nn.Parameter(torch.zeros(classes, shape[0], 1, 1))
+            self.class_log_scale = nn.Parameter(torch.zeros(classes, shape[0], 1, 1))
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
@@ -431,12 +440,18 @@ class GaussianPrior(Layer):
         self.mean.fill_(mean)
         self.log_scale.fill_(torch.log(std + 1e-6))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        y = (x - self.mean) * (-self.log_scale).exp()
-        return y, _per_image(-self.log_scale.sum(), x)
+    def _mean_and_log_scale(self, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        if labels is None:
+            return self.mean[None], self.log_scale[None]
+        return self.mean + self.class_mean[labels], self.log_scale + self.class_log_scale[labels]
 
-    def inverse(self, y: Tensor) -> Tensor:
-        return y * self.log_scale.exp() + self.mean
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        mean, log_scale = self._mean_and_log_scale(labels)
+        return (x - mean) * (-log_scale).exp(), _per_image(-log_scale.sum(dim=(1, 2, 3)), x)
+
+    def inverse(self, y: Tensor, labels: Tensor | None = None) -> Tensor:
+        mean, log_scale = self._mean_and_log_scale(labels)
+        return y * log_scale.exp() + mean
 
 
 def standard_normal_log_prob(z: Tensor) -> Tensor:

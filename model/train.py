@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
@@ -46,11 +47,23 @@ class DivergedError(Exception):
 
 class Trainer:
     """One run of training, which `state_dict` and `load_state_dict` stop and resume exactly:
-    every random choice is a function of the seed and the step."""
+    every random choice is a function of the seed and the step.
 
-    def __init__(self, flow: Flow, images: Tensor, config: TrainConfig) -> None:
+    `labels`, int64 (images,), are the classes of the images, where the flow has classes: its
+    classification head then learns beside it, from the sum of both losses in bits (the weight is
+    that of Glow's published code).
+    """
+
+    CLASS_WEIGHT = 0.01
+
+    def __init__(
+        self, flow: Flow, images: Tensor, config: TrainConfig, labels: Tensor | None = None
+    ) -> None:
         if len(images) < config.batch:
             raise ValueError(f"{len(images)} images are fewer than one batch of {config.batch}")
+        if labels is not None and len(labels) != len(images):
+            raise ValueError(f"{len(labels)} labels cannot be those of {len(images)} images")
+        self.labels = labels
         self.flow = flow
         flow.reversible = config.reversible
         self.images = images
@@ -67,12 +80,16 @@ class Trainer:
 
     def batch(self, step: int) -> Tensor:
         """The images of a step, each epoch in its own order, half of them mirrored."""
+        chosen = self.images[self._chosen(step)]
+        mirrored = torch.rand(len(chosen), generator=self._generator(step, "cpu")) < 0.5
+        return torch.where(mirrored[:, None, None, None], chosen.flip(-1), chosen).to(self.device)
+
+    def _chosen(self, step: int) -> Tensor:
+        """Which images a step takes."""
         size = self.config.batch
         epoch, position = divmod(step, len(self.images) // size)
         order = torch.randperm(len(self.images), generator=self._generator(epoch, "cpu"))
-        chosen = self.images[order[position * size : (position + 1) * size]]
-        mirrored = torch.rand(size, generator=self._generator(step, "cpu")) < 0.5
-        return torch.where(mirrored[:, None, None, None], chosen.flip(-1), chosen).to(self.device)
+        return order[position * size : (position + 1) * size]
 
     def _generator(self, index: int, device: torch.device | str) -> torch.Generator:
         return torch.Generator(device).manual_seed(self.config.seed * 1_000_003 + index)
@@ -97,8 +114,15 @@ class Trainer:
         y = self.flow.dequantize(images, self._noise(images, self.step)).contiguous(
             memory_format=torch.channels_last
         )
+        labels = None
+        if self.labels is not None:
+            labels = self.labels[self._chosen(self.step)].to(self.device)
         with torch.autocast(self.device.type, self.precision, self.precision != torch.float32):
-            loss = self.flow.bits_per_dim(self.flow.log_density(y)).mean()
+            latent, log_det = self.flow(y, labels)
+            loss = bits = self.flow.bits_per_dim(self.flow.log_density_of(latent, log_det)).mean()
+            if labels is not None:
+                class_loss = F.cross_entropy(self.flow.class_logits(latent, labels), labels)
+                loss = bits + self.CLASS_WEIGHT * class_loss / math.log(2)
         self.optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.flow.parameters(), self.config.clip)
@@ -115,7 +139,7 @@ class Trainer:
                 )
         self.step += 1
         self.seconds += time.perf_counter() - start
-        return {"bits_per_dim": loss.item(), "gradient_norm": norm.item()}
+        return {"bits_per_dim": bits.item(), "gradient_norm": norm.item()}
 
     @property
     def averaged(self) -> Flow:

@@ -31,6 +31,7 @@ def test_every_setting_survives_json() -> None:
         depth=2,
         residual=True,
         prior="logistic",
+        classes=10,
     )
     assert FlowConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
@@ -97,6 +98,7 @@ def test_parts_hold_every_number_once(levels: int, channels: int) -> None:
         ({"normalisation": "batch"}, "batch"),
         ({"prior": "student"}, "student"),
         ({"depth": 0}, "depth must be positive"),
+        ({"classes": -1}, "classes must be none or more"),
         ({"checkerboard": (3, 3)}, "checkerboard"),
         ({"checkerboard": (3, 3, -1, 3)}, "checkerboard"),
         ({"flat": True}, "a flat flow has one level"),

@@ -51,6 +51,20 @@ class SplitAsLayer(Layer):
         return self.split.inverse(kept, part)
 
 
+class PriorOfOneClass(Layer):
+    """A GaussianPrior with classes, every image of the same one."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.prior = GaussianPrior(shape, classes=2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.prior(x, torch.ones(len(x), dtype=torch.int64))
+
+    def inverse(self, y: Tensor) -> Tensor:
+        return self.prior.inverse(y, torch.ones(len(y), dtype=torch.int64))
+
+
 def step(channels: int) -> Chain:
     return Chain(
         ActNorm(channels),
@@ -78,6 +92,7 @@ LAYERS: dict[str, Callable[[Shape], Layer]] = {
     "Flatten": Flatten,
     "Chain": lambda shape: Chain(step(shape[0]), Squeeze(), step(4 * shape[0])),
     "GaussianPrior": GaussianPrior,
+    "GaussianPrior-class": PriorOfOneClass,
     "Split": lambda shape: SplitAsLayer(shape[0]),
 }
 SHAPES: list[Shape] = [(2, 4, 4), (4, 2, 6), (12, 2, 2)]
@@ -432,6 +447,20 @@ def test_prior_takes_the_mean_and_deviation_of_the_batch_that_initialises_it() -
     y, _ = layer(x)
     torch.testing.assert_close(y.mean(), torch.tensor(0.0).double())
     torch.testing.assert_close(y.std(), torch.tensor(1.0).double(), rtol=1e-4, atol=0)
+
+
+def test_prior_gives_each_image_its_own_class(perturb: Perturb) -> None:
+    layer = perturb(GaussianPrior((4, 2, 2), classes=3)).double()
+    x = batch((4, 2, 2))
+    labels = torch.tensor([2, 0, 2])
+    y, log_det = layer(x, labels)
+    torch.testing.assert_close(layer.inverse(y, labels), x, rtol=0, atol=1e-11)
+    for i, label in enumerate(labels):
+        alone, alone_log_det = layer(x[i : i + 1], label[None])
+        torch.testing.assert_close(alone[0], y[i])
+        torch.testing.assert_close(alone_log_det[0], log_det[i])
+        assert not torch.equal(layer(x[i : i + 1], (label[None] + 1) % 3)[0], alone)
+        assert not torch.equal(layer(x[i : i + 1])[0], alone)
 
 
 def test_channel_permutation_orders_the_channels() -> None:
