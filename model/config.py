@@ -1,18 +1,28 @@
 """What a flow is: its shape, depth and widths, and the presets that have names."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 Coupling = Literal["affine", "additive"]
 Permutation = Literal["invertible_1x1", "shuffle", "reverse"]
+Normalisation = Literal["actnorm", "none"]
+Prior = Literal["gaussian", "logistic"]
 
 
 @dataclass(frozen=True)
 class FlowConfig:
-    """A multi-scale flow over `channels` x `resolution` x `resolution` images of `bits` bits.
+    """A flow over `channels` x `resolution` x `resolution` images of `bits` bits: NICE (Dinh et
+    al. 2014), RealNVP (Dinh et al. 2016) and Glow (Kingma & Dhariwal 2018) are settings of one.
 
     `steps[i]` and `hidden[i]` are the depth of level i and the width of its coupling networks.
-    `log_scale_bound` holds every affine coupling's log-scale within plus or minus itself.
+    `checkerboard[i]` is how many couplings level i has on a checkerboard of pixels before its
+    squeeze (RealNVP, 3.4); empty is none at any level. `depth` layers stand between the first and
+    the last of a coupling network, `residual` ones (RealNVP, 3.7) or plain. `log_scale_bound`
+    holds every affine coupling's log-scale within plus or minus itself.
+
+    `flat` is the form of NICE: one level on the picture as one vector, whose coupling networks
+    are perceptrons on its even and its odd half. `prior` is the distribution of each number of a
+    latent. `classes` is how many classes of image the last part has a prior of its own for.
     """
 
     resolution: int = 64
@@ -23,6 +33,13 @@ class FlowConfig:
     coupling: Coupling = "affine"
     permutation: Permutation = "invertible_1x1"
     log_scale_bound: float = 1.0
+    normalisation: Normalisation = "actnorm"
+    checkerboard: tuple[int, ...] = ()
+    depth: int = 1
+    residual: bool = False
+    flat: bool = False
+    prior: Prior = "gaussian"
+    classes: int = 0
 
     def __post_init__(self) -> None:
         if not self.steps or len(self.steps) != len(self.hidden):
@@ -31,11 +48,26 @@ class FlowConfig:
             )
         if min(self.steps) < 1 or min(self.hidden) < 1:
             raise ValueError(f"steps {self.steps} and hidden {self.hidden} must be positive")
+        if len(self.checkerboard) not in (0, self.levels) or min(self.checkerboard, default=0) < 0:
+            raise ValueError(
+                f"checkerboard {self.checkerboard} must be empty or name one number per level"
+            )
+        if self.depth < 1:
+            raise ValueError(f"depth must be positive, not {self.depth}")
+        if self.classes < 0:
+            raise ValueError(f"classes must be none or more, not {self.classes}")
         if min(self.resolution, self.channels) < 1:
             raise ValueError(
                 f"resolution {self.resolution} and channels {self.channels} must be positive"
             )
-        if self.resolution % 2**self.levels:
+        if self.flat:
+            if self.levels > 1 or self.checkerboard or self.permutation == "invertible_1x1":
+                raise ValueError(
+                    "a flat flow has one level, no checkerboard and no invertible_1x1 permutation"
+                )
+            if self.dimensions < 2:
+                raise ValueError("a flat flow needs two numbers or more, to halve")
+        elif self.resolution % 2**self.levels:
             raise ValueError(
                 f"resolution {self.resolution} cannot be halved {self.levels} times, once per level"
             )
@@ -44,6 +76,8 @@ class FlowConfig:
         for value, known in (
             (self.coupling, get_args(Coupling)),
             (self.permutation, get_args(Permutation)),
+            (self.normalisation, get_args(Normalisation)),
+            (self.prior, get_args(Prior)),
         ):
             if value not in known:
                 raise ValueError(f"{value!r} is none of {', '.join(known)}")
@@ -62,6 +96,8 @@ class FlowConfig:
     @property
     def part_shapes(self) -> list[tuple[int, int, int]]:
         """The shape (channels, height, width) of each part of a latent, levels in order."""
+        if self.flat:
+            return [(self.dimensions, 1, 1)]
         shapes, channels, size = [], self.channels, self.resolution
         for _ in range(self.levels - 1):
             channels, size = channels * 4, size // 2
@@ -82,7 +118,40 @@ class FlowConfig:
         return cls(**settings)
 
 
+_REALNVP = FlowConfig(permutation="reverse", residual=True)
+_NICE = FlowConfig(
+    steps=(4,),
+    hidden=(1000,),
+    coupling="additive",
+    permutation="reverse",
+    normalisation="none",
+    depth=3,
+    flat=True,
+    prior="logistic",
+)
+
+# RealNVP's batch normalisation is ActNorm here, which needs no batch to decode; its residual
+# blocks are 2 at 64 pixels and 4 at 32, as in its section 4.1. NICE has the four couplings of four
+# hidden layers that its section 5.1 has for CIFAR-10, in half the width; at 64 pixels a quarter,
+# lest the first and last layers, which grow with the picture, take all the weights.
 PRESETS = {
     "glow64": FlowConfig(),
     "glow32": FlowConfig(resolution=32, steps=(8, 8, 8), hidden=(128, 128, 128)),
+    "realnvp64": replace(
+        _REALNVP,
+        steps=(3, 3, 3, 3),
+        checkerboard=(3, 3, 3, 3),
+        hidden=(32, 64, 128, 128),
+        depth=2,
+    ),
+    "realnvp32": replace(
+        _REALNVP,
+        resolution=32,
+        steps=(3, 3, 3),
+        checkerboard=(3, 3, 3),
+        hidden=(32, 64, 128),
+        depth=4,
+    ),
+    "nice64": replace(_NICE, hidden=(500,)),
+    "nice32": replace(_NICE, resolution=32),
 }

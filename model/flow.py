@@ -1,6 +1,8 @@
-"""The multi-scale flow (Glow, figure 2b): images to latents and back, with exact likelihood."""
+"""The flow, multi-scale (Glow, figure 2b) or flat (NICE): images to latents and back, with exact
+likelihood."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,17 +14,26 @@ from model.layers import (
     AffineCoupling,
     Chain,
     ChannelPermutation,
+    CheckerboardCoupling,
+    CouplingNetwork,
+    Flatten,
     GaussianPrior,
     Invertible1x1,
     Layer,
+    NewNetwork,
     Split,
     Squeeze,
     module_list,
+    standard_logistic_log_prob,
     standard_normal_log_prob,
 )
 from model.reversible import run as run_reversible
 
-Latent = list[Tensor]  # one standard normal part per level, part i: (B, *config.part_shapes[i])
+Latent = list[Tensor]  # one part per level, of the standard prior: (B, *config.part_shapes[i])
+
+
+def _normalisation(config: FlowConfig, channels: int) -> list[Layer]:
+    return [ActNorm(channels)] if config.normalisation == "actnorm" else []
 
 
 def _permutation(config: FlowConfig, channels: int) -> Layer:
@@ -35,56 +46,87 @@ def _permutation(config: FlowConfig, channels: int) -> Layer:
             return ChannelPermutation(torch.arange(channels).flip(0))
 
 
+def _network(config: FlowConfig) -> NewNetwork:
+    kernel = 1 if config.flat else 3
+    return partial(CouplingNetwork, depth=config.depth, residual=config.residual, kernel=kernel)
+
+
 def _coupling(config: FlowConfig, channels: int, hidden: int) -> Layer:
     match config.coupling:
         case "affine":
-            return AffineCoupling(channels, hidden, config.log_scale_bound)
+            return AffineCoupling(channels, hidden, config.log_scale_bound, _network(config))
         case "additive":
-            return AdditiveCoupling(channels, hidden)
+            return AdditiveCoupling(channels, hidden, _network(config))
+
+
+def _checkerboard(config: FlowConfig, channels: int, hidden: int, parity: int) -> Layer:
+    bound = config.log_scale_bound if config.coupling == "affine" else None
+    return CheckerboardCoupling(channels, hidden, parity, bound, _network(config))
 
 
 class Level(nn.Module):
-    """Squeeze, then steps of ActNorm, permutation and coupling."""
+    """Couplings on a checkerboard, if any; squeeze, or flatten; then steps of normalisation,
+    permutation and coupling. `shape` is that of what goes in."""
 
-    def __init__(self, config: FlowConfig, level: int, channels: int) -> None:
+    def __init__(self, config: FlowConfig, level: int, shape: tuple[int, int, int]) -> None:
         super().__init__()
-        self.squeeze = Squeeze()
+        hidden = config.hidden[level]
+        channels, height, width = shape
+        self.checkerboard = module_list(
+            Chain(
+                *_normalisation(config, channels),
+                _checkerboard(config, channels, hidden, parity=i % 2),
+            )
+            for i in range(config.checkerboard[level] if config.checkerboard else 0)
+        )
+        self.squeeze = Flatten(shape) if config.flat else Squeeze()
+        channels *= height * width if config.flat else 4
         self.steps = module_list(
             Chain(
-                ActNorm(channels),
+                *_normalisation(config, channels),
                 _permutation(config, channels),
-                _coupling(config, channels, config.hidden[level]),
+                _coupling(config, channels, hidden),
             )
             for _ in range(config.steps[level])
         )
 
+    @property
+    def stages(self) -> list[Layer]:
+        return [*self.checkerboard, self.squeeze, *self.steps]
+
     def initialize(self, x: Tensor) -> None:
-        x, _ = self.squeeze(x)
-        for step in self.steps:
-            step.initialize(x)
-            x, _ = step(x)
+        for stage in self.stages:
+            stage.initialize(x)
+            x, _ = stage(x)
 
     def forward(self, x: Tensor, reversible: bool = False) -> tuple[Tensor, Tensor]:
-        x, log_det = self.squeeze(x)
         if reversible and torch.is_grad_enabled():
-            return run_reversible((layer for step in self.steps for layer in step.layers), x)
-        for step in self.steps:
-            x, change = step(x)
+            before, after = (
+                [layer for step in steps for layer in step.layers]
+                for steps in (self.checkerboard, self.steps)
+            )
+            return run_reversible([*before, self.squeeze, *after], x)
+        log_det = x.new_zeros(x.shape[0])
+        for stage in self.stages:
+            x, change = stage(x)
             log_det = log_det + change
         return x, log_det
 
     def inverse(self, y: Tensor) -> Tensor:
-        for step in reversed(self.steps):
-            y = step.inverse(y)
-        return self.squeeze.inverse(y)
+        for stage in reversed(self.stages):
+            y = stage.inverse(y)
+        return y
 
 
 class Flow(nn.Module):
-    """A bijection between images and standard normal latents.
+    """A bijection between images and latents of a standard prior, Gaussian or logistic.
 
     Images are uint8 (B, C, H, W) with values below 2**bits. `forward` and `inverse` work on the
     continuous image y in [-0.5, 0.5]; `encode`, `decode` and `log_prob` on the picture itself.
     Where `reversible` is set, backward rebuilds activations instead of storing them.
+
+    Where the config has classes, `labels` (B,), int64, say of which class each image is; what is
+    encoded with a label decodes with the same one. Without labels no class has a part in it.
     """
 
     def __init__(self, config: FlowConfig) -> None:
@@ -96,17 +138,21 @@ class Flow(nn.Module):
         splits: list[Split] = []
         channels, size = config.channels, config.resolution
         for level in range(config.levels):
+            levels.append(Level(config, level, (channels, size, size)))
             channels, size = channels * 4, size // 2
-            levels.append(Level(config, level, channels))
             if level < config.levels - 1:
                 splits.append(Split(channels))
                 channels //= 2
         self.levels = module_list(levels)
         self.splits = module_list(splits)
-        self.prior = GaussianPrior((channels, size, size))
+        self.prior = GaussianPrior(config.part_shapes[-1], config.classes)
+        if config.classes:
+            self.classifier = nn.Linear(config.part_shapes[-1][0], config.classes)
+            nn.init.zeros_(self.classifier.weight)
+            nn.init.zeros_(self.classifier.bias)
 
     def initialize(self, images: Tensor, noise: Tensor | None = None) -> None:
-        """Set every ActNorm from one batch of images (uint8)."""
+        """Set every ActNorm from one batch of images (uint8); where there is none, the prior."""
         with torch.no_grad():
             x = self.dequantize(images, noise)
             for i, level in enumerate(self.levels):
@@ -114,8 +160,10 @@ class Flow(nn.Module):
                 x, _ = level(x)
                 if i < len(self.splits):
                     x, _, _ = self.splits[i](x)
+            if self.config.normalisation == "none":
+                self.prior.initialize(x)
 
-    def forward(self, y: Tensor) -> tuple[Latent, Tensor]:
+    def forward(self, y: Tensor, labels: Tensor | None = None) -> tuple[Latent, Tensor]:
         """The latent of y, (B, C, H, W), and log |det dz/dy| in nats, (B,)."""
         parts: Latent = []
         log_det = y.new_zeros(y.shape[0])
@@ -126,12 +174,12 @@ class Flow(nn.Module):
                 y, part, change = self.splits[i](y)
                 parts.append(part)
                 log_det = log_det + change
-        part, change = self.prior(y)
+        part, change = self.prior(y, labels)
         return [*parts, part], log_det + change
 
-    def inverse(self, latent: Latent) -> Tensor:
+    def inverse(self, latent: Latent, labels: Tensor | None = None) -> Tensor:
         """The continuous image y of a latent."""
-        y: Tensor = self.prior.inverse(latent[-1])
+        y: Tensor = self.prior.inverse(latent[-1], labels)
         for i in reversed(range(len(self.levels))):
             if i < len(self.splits):
                 y = self.splits[i].inverse(y, latent[i])
@@ -143,48 +191,83 @@ class Flow(nn.Module):
         found = [m.condition() for m in self.modules() if isinstance(m, Invertible1x1)]
         return math.nan if any(map(math.isnan, found)) else max(found, default=1.0)
 
-    def encode(self, images: Tensor) -> Latent:
+    def encode(self, images: Tensor, labels: Tensor | None = None) -> Latent:
         """The latent of each image (uint8), taken at the middle of its 8-bit bins, in float64.
 
         The path of x is in float64 here and in decode: in float32 its rounding, magnified on the
         way back, can reach the next bin in pictures far from any face. The networks, which take
         the time, keep the precision of their weights.
         """
-        latent: Latent = self(self.dequantize(images.double(), noise=0.5))[0]
+        latent: Latent = self(self.dequantize(images.double(), noise=0.5), labels)[0]
         return latent
 
-    def decode(self, latent: Latent) -> Tensor:
+    def decode(self, latent: Latent, labels: Tensor | None = None) -> Tensor:
         """Images of a latent as floats; [0, 1] is the range of a picture, `quantize` rounds."""
-        images = self.inverse([part.double() for part in latent]) + 0.5
+        images = self.inverse([part.double() for part in latent], labels) + 0.5
         return images.to(self.prior.mean.dtype)
 
-    def log_prob(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def log_prob(
+        self,
+        images: Tensor,
+        generator: torch.Generator | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
         """log P(image) in nats, (B,), under uniform dequantization: the one-sample form of the
         lower bound log P(x) >= E_u log p(x + u) (Theis et al. 2016, eq. 13)."""
         noise = torch.rand(images.shape, generator=generator).to(images.device)
-        return self.log_density(self.dequantize(images, noise))
+        return self.log_density(self.dequantize(images, noise), labels)
 
-    def log_density(self, y: Tensor) -> Tensor:
+    def log_density(self, y: Tensor, labels: Tensor | None = None) -> Tensor:
         """log p(y), scaled to the volume of one bin so that it is the log_prob of the image that
         y was dequantized from."""
-        latent, log_det = self(y)
-        log_prior = torch.stack([standard_normal_log_prob(part) for part in latent]).sum(0)
+        return self.log_density_of(*self(y, labels))
+
+    def log_density_of(self, latent: Latent, log_det: Tensor) -> Tensor:
+        """`log_density` of what `forward` gives."""
+        log_prior = torch.stack([self._log_prior(part) for part in latent]).sum(0)
         log_density: Tensor = log_prior + log_det
         return log_density - self.config.dimensions * math.log(self.bins)
+
+    def class_logits(self, latent: Latent, labels: Tensor | None = None) -> Tensor:
+        """What the classification head makes of latents, (B, classes): linear in the last part's
+        mean over space, before the prior (Glow's published code). The labels are those that the
+        latents were encoded with, and so tell it nothing."""
+        before_prior = self.prior.inverse(latent[-1], labels).to(self.prior.mean.dtype)
+        logits: Tensor = self.classifier(before_prior.mean(dim=(2, 3)))
+        return logits
+
+    def _log_prior(self, part: Tensor) -> Tensor:
+        match self.config.prior:
+            case "gaussian":
+                return standard_normal_log_prob(part)
+            case "logistic":
+                return standard_logistic_log_prob(part)
 
     def bits_per_dim(self, log_prob: Tensor) -> Tensor:
         """-log_prob in bits, per number in the image."""
         return -log_prob / (self.config.dimensions * math.log(2))
 
     def sample_latent(self, count: int, temperature: float = 0.7, seed: int = 0) -> Latent:
-        """`count` draws of N(0, temperature**2), the same for a seed on every device."""
+        """`count` draws of the standard prior times the temperature, the same for a seed on every
+        device."""
         generator = torch.Generator().manual_seed(seed)
-        flat = torch.randn(count, self.config.dimensions, generator=generator) * temperature
-        return self.unflatten(flat.to(self.prior.mean))
+        shape = (count, self.config.dimensions)
+        match self.config.prior:
+            case "gaussian":
+                standard = torch.randn(shape, generator=generator)
+            case "logistic":  # uniform draws are multiples of 2**-24, and may be 0
+                standard = torch.rand(shape, generator=generator).logit(eps=2**-24)
+        return self.unflatten((standard * temperature).to(self.prior.mean))
 
-    def sample(self, count: int, temperature: float = 0.7, seed: int = 0) -> Tensor:
+    def sample(
+        self,
+        count: int,
+        temperature: float = 0.7,
+        seed: int = 0,
+        labels: Tensor | None = None,
+    ) -> Tensor:
         """`count` images (uint8) drawn at a temperature (section 6)."""
-        return self.quantize(self.decode(self.sample_latent(count, temperature, seed)))
+        return self.quantize(self.decode(self.sample_latent(count, temperature, seed), labels))
 
     def dequantize(self, images: Tensor, noise: Tensor | float | None = None) -> Tensor:
         """The continuous image y of a uint8 image: uniform noise within each bin by default."""

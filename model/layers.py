@@ -1,4 +1,6 @@
-"""The invertible layers of Glow (Kingma & Dhariwal 2018, arXiv:1807.03039).
+"""The invertible layers of NICE (Dinh et al. 2014, arXiv:1410.8516), RealNVP (Dinh et al. 2016,
+arXiv:1605.08803) and Glow (Kingma & Dhariwal 2018, arXiv:1807.03039). A section that is cited
+with no paper is Glow's.
 
 One contract holds for every `Layer`, and one test suite holds every layer to it:
 
@@ -12,7 +14,7 @@ input, run in the precision of their weights, or of autocast.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeVar, cast
 
 import torch
@@ -146,13 +148,13 @@ class ChannelPermutation(Layer):
 
 
 class ZeroConv(nn.Conv2d):
-    """3x3 convolution that starts at zero, with a learned gain per channel, so that a new
-    coupling is the identity (3.3)."""
+    """Convolution that starts at zero, with a learned gain per channel, so that a new coupling is
+    the identity (3.3)."""
 
     GAIN = 3.0  # learns the scale this much faster than the weights
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, 3, padding=1)
+    def __init__(self, in_channels: int, out_channels: int, kernel: int = 3) -> None:
+        super().__init__(in_channels, out_channels, kernel, padding=kernel // 2)
         nn.init.zeros_(self.weight)
         assert self.bias is not None
         nn.init.zeros_(self.bias)
@@ -162,21 +164,60 @@ class ZeroConv(nn.Conv2d):
         return super().forward(input) * (self.log_gain * self.GAIN).exp()
 
 
-class CouplingNetwork(nn.Module):
-    """The network inside a coupling: 3x3, 1x1 and 3x3 convolutions (5.1)."""
+class ResidualBlock(nn.Module):
+    """x plus two convolutions of it (He et al. 2015; RealNVP, 3.7), a new one the identity, so
+    that activations do not grow with depth."""
 
-    def __init__(self, in_channels: int, hidden: int, out_channels: int) -> None:
+    def __init__(self, channels: int, kernel: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(in_channels, hidden, 3, padding=1)
-        self.middle = nn.Conv2d(hidden, hidden, 1)
-        self.last = ZeroConv(hidden, out_channels)
-        for conv in (self.first, self.middle):
-            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+        self.first = nn.Conv2d(channels, channels, kernel, padding=kernel // 2)
+        self.last = nn.Conv2d(channels, channels, kernel, padding=kernel // 2)
+        nn.init.kaiming_normal_(self.first.weight, nonlinearity="relu")
+        nn.init.zeros_(self.last.weight)
+        assert self.last.bias is not None
+        nn.init.zeros_(self.last.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.first(x.to(self.first.weight.dtype))
-        out: Tensor = self.last(F.relu_(self.middle(F.relu_(hidden))))
-        return out.to(x.dtype)
+        out: Tensor = x + self.last(F.relu_(self.first(x)))
+        return out
+
+
+class CouplingNetwork(nn.Module):
+    """The network inside a coupling: a first layer, `depth` middle ones and a last. As it stands
+    it is Glow's, 3x3, 1x1 and 3x3 convolutions (5.1); with `residual` middle layers RealNVP's;
+    with kernel 1, on vectors (B, C, 1, 1), NICE's perceptron."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden: int,
+        out_channels: int,
+        depth: int = 1,
+        residual: bool = False,
+        kernel: int = 3,
+    ) -> None:
+        super().__init__()
+
+        def middle() -> nn.Module:
+            return ResidualBlock(hidden, kernel) if residual else nn.Conv2d(hidden, hidden, 1)
+
+        self.first = nn.Conv2d(in_channels, hidden, kernel, padding=kernel // 2)
+        self.middle = middle()
+        self.further = module_list(middle() for _ in range(depth - 1))
+        self.last = ZeroConv(hidden, out_channels, kernel)
+        for layer in (self.first, self.middle, *self.further):
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu_(self.first(x.to(self.first.weight.dtype)))
+        for layer in (self.middle, *self.further):
+            out = F.relu_(layer(out))
+        last: Tensor = self.last(out)
+        return last.to(x.dtype)
+
+
+NewNetwork = Callable[[int, int, int], nn.Module]  # of in_channels, hidden, out_channels
 
 
 def bounded(log_scale: Tensor, bound: float) -> Tensor:
@@ -188,12 +229,18 @@ def bounded(log_scale: Tensor, bound: float) -> Tensor:
 class AffineCoupling(Layer):
     """y1 = x1, y2 = (x2 + t(x1)) exp(s(x1)) (Dinh et al. 2016, eq. 7; Glow, table 1)."""
 
-    def __init__(self, channels: int, hidden: int, log_scale_bound: float) -> None:
+    def __init__(
+        self,
+        channels: int,
+        hidden: int,
+        log_scale_bound: float,
+        new_network: NewNetwork = CouplingNetwork,
+    ) -> None:
         super().__init__()
         self.kept = channels - channels // 2
         self.bound = log_scale_bound
         moved = channels - self.kept
-        self.network = CouplingNetwork(self.kept, hidden, 2 * moved)
+        self.network = new_network(self.kept, hidden, 2 * moved)
 
     def _scale_and_shift(self, kept: Tensor) -> tuple[Tensor, Tensor]:
         log_scale, shift = self.network(kept).chunk(2, dim=1)
@@ -224,10 +271,12 @@ class AffineCoupling(Layer):
 class AdditiveCoupling(Layer):
     """y1 = x1, y2 = x2 + t(x1) (Dinh et al. 2014, eq. 14)."""
 
-    def __init__(self, channels: int, hidden: int) -> None:
+    def __init__(
+        self, channels: int, hidden: int, new_network: NewNetwork = CouplingNetwork
+    ) -> None:
         super().__init__()
         self.kept = channels - channels // 2
-        self.network = CouplingNetwork(self.kept, hidden, channels - self.kept)
+        self.network = new_network(self.kept, hidden, channels - self.kept)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         kept, moved = x[:, : self.kept], x[:, self.kept :]
@@ -245,6 +294,57 @@ class AdditiveCoupling(Layer):
         return Rebuilt((kept, moved), (kept, moved + shift), y.new_zeros(y.shape[0]))
 
 
+class CheckerboardCoupling(Layer):
+    """A coupling that moves the pixels of one colour of a checkerboard by what its network sees of
+    the other: y = b x + (1 - b)(x + t(b x)) exp(s(b x)), where b is 1 on the colour whose row +
+    column is of `parity` (Dinh et al. 2016, eq. 9). Additive, s = 0, with no `log_scale_bound`."""
+
+    def __init__(
+        self,
+        channels: int,
+        hidden: int,
+        parity: int,
+        log_scale_bound: float | None,
+        new_network: NewNetwork = CouplingNetwork,
+    ) -> None:
+        super().__init__()
+        self.parity = parity
+        self.bound = log_scale_bound
+        outputs = channels if log_scale_bound is None else 2 * channels
+        self.network = new_network(channels, hidden, outputs)
+
+    def _kept(self, x: Tensor) -> Tensor:
+        """b: 1 where a pixel is kept, else 0, (H, W)."""
+        rows, columns = (torch.arange(size, device=x.device) for size in x.shape[2:])
+        kept: Tensor = (rows[:, None] + columns) % 2 == self.parity
+        return kept.to(x.dtype)
+
+    def _scale_and_shift(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Zero at kept pixels, so that (x + 0) exp(0) is x there, to the bit."""
+        kept = self._kept(x)
+        out = (1 - kept) * self.network(kept * x)
+        if self.bound is None:
+            return torch.zeros_like(x), out
+        log_scale, shift = out.chunk(2, dim=1)
+        return bounded(log_scale, self.bound), shift
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        log_scale, shift = self._scale_and_shift(x)
+        return (x + shift) * log_scale.exp(), log_scale.sum(dim=(1, 2, 3))
+
+    def inverse(self, y: Tensor) -> Tensor:
+        log_scale, shift = self._scale_and_shift(y)
+        return y * (-log_scale).exp() - shift
+
+    def rebuild(self, y: Tensor) -> Rebuilt:
+        """As of any layer, but the network runs once for the inverse and the graph both."""
+        x = y.detach().clone().requires_grad_()
+        log_scale, shift = self._scale_and_shift(x)
+        with torch.no_grad():  # the graph so far has seen only pixels that this leaves alone
+            x.copy_(y * (-log_scale).exp() - shift)
+        return Rebuilt((x,), ((x + shift) * log_scale.exp(),), log_scale.sum(dim=(1, 2, 3)))
+
+
 class Squeeze(Layer):
     """2x2 space to 4 channels: (B, C, H, W) to (B, 4C, H/2, W/2) (Dinh et al. 2016, 3.6)."""
 
@@ -253,6 +353,27 @@ class Squeeze(Layer):
 
     def inverse(self, y: Tensor) -> Tensor:
         return F.pixel_shuffle(y, 2)
+
+
+class Flatten(Layer):
+    """A picture to one vector as 1x1 channels, (B, C, H, W) to (B, CHW, 1, 1), its even numbers
+    before its odd ones, so that a coupling of channels is one of NICE's (Dinh et al. 2014, 3.2
+    and 5.1)."""
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        vector = x.flatten(1)
+        y = torch.cat([vector[:, ::2], vector[:, 1::2]], dim=1)
+        return y[:, :, None, None], x.new_zeros(x.shape[0])
+
+    def inverse(self, y: Tensor) -> Tensor:
+        even, odd = y.flatten(1).tensor_split([(y.shape[1] + 1) // 2], dim=1)
+        x = y.new_empty(y.shape[:2])
+        x[:, ::2], x[:, 1::2] = even, odd
+        return x.view(-1, *self.shape)
 
 
 class Chain(Layer):
@@ -307,22 +428,52 @@ class Split(nn.Module):
 
 
 class GaussianPrior(Layer):
-    """The last part's learned Gaussian, one mean and deviation per element: y ~ N(0, 1)."""
+    """The last part's learned mean and scale, one each per element, y = (x - mean) / scale: of a
+    Gaussian where y ~ N(0, 1), and NICE's diagonal scale (Dinh et al. 2014, 3.3) with any prior.
 
-    def __init__(self, shape: tuple[int, int, int]) -> None:
+    With `classes`, `labels` (B,) say of what class each image is, and a class moves mean and
+    log-scale by an offset of its own per channel (the class-conditional prior of Glow's published
+    code). Without labels no image has a class.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], classes: int = 0) -> None:
         super().__init__()
         self.mean = nn.Parameter(torch.zeros(shape))
         self.log_scale = nn.Parameter(torch.zeros(shape))
+        if classes:
+            self.class_mean = nn.Parameter(torch.zeros(classes, shape[0], 1, 1))
+            self.class_log_scale = nn.Parameter(torch.zeros(classes, shape[0], 1, 1))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        y = (x - self.mean) * (-self.log_scale.to(x.dtype)).exp()
-        return y, _per_image(-self.log_scale.sum(), x)
+    @torch.no_grad()
+    def initialize(self, x: Tensor) -> None:
+        std, mean = torch.std_mean(x)  # a batch is too few to tell elements apart
+        self.mean.fill_(mean)
+        self.log_scale.fill_(torch.log(std + 1e-6))
 
-    def inverse(self, y: Tensor) -> Tensor:
-        return y * self.log_scale.to(y.dtype).exp() + self.mean
+    def _mean_and_log_scale(self, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        if labels is None:
+            return self.mean[None], self.log_scale[None]
+        return self.mean + self.class_mean[labels], self.log_scale + self.class_log_scale[labels]
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        mean, log_scale = self._mean_and_log_scale(labels)
+        return (x - mean) * (-log_scale.to(x.dtype)).exp(), _per_image(
+            -log_scale.sum(dim=(1, 2, 3)), x
+        )
+
+    def inverse(self, y: Tensor, labels: Tensor | None = None) -> Tensor:
+        mean, log_scale = self._mean_and_log_scale(labels)
+        return y * log_scale.to(y.dtype).exp() + mean
 
 
 def standard_normal_log_prob(z: Tensor) -> Tensor:
     """log N(z; 0, 1) summed over all but the batch, in nats: (B,)."""
     flat = z.flatten(1)
     return -0.5 * (flat.square().sum(1) + flat.shape[1] * math.log(2 * math.pi))
+
+
+def standard_logistic_log_prob(z: Tensor) -> Tensor:
+    """The log density of independent standard logistics, summed over all but the batch, in nats:
+    (B,) (Dinh et al. 2014, 3.4)."""
+    flat = z.flatten(1)
+    return -(F.softplus(flat) + F.softplus(-flat)).sum(1)

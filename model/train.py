@@ -3,7 +3,7 @@
 import math
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -58,23 +58,37 @@ class DivergedError(Exception):
     """More steps were not finite than `max_skipped` allows."""
 
 
-class BitsPerDim(nn.Module):
-    """The loss: mean bits/dim of dequantized images y."""
+class Objective(nn.Module):
+    """Of dequantized images y: the loss to go down, and the mean bits/dim within it. They differ
+    where the images have classes, which the flow's classification head then learns beside it (the
+    weight is that of Glow's published code)."""
+
+    CLASS_WEIGHT = 0.01
 
     def __init__(self, flow: Flow) -> None:
         super().__init__()
         self.flow = flow
 
-    def forward(self, y: Tensor) -> Tensor:
-        return self.flow.bits_per_dim(self.flow.log_density(y)).mean()
+    def forward(self, y: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        latent, log_det = self.flow(y, labels)
+        bits = self.flow.bits_per_dim(self.flow.log_density_of(latent, log_det)).mean()
+        if labels is None:
+            return bits, bits
+        class_loss = F.cross_entropy(self.flow.class_logits(latent, labels), labels)
+        return bits + self.CLASS_WEIGHT * class_loss / math.log(2), bits
 
 
 class Trainer:
     """One run of training, which `state_dict` and `load_state_dict` stop and resume exactly:
     every random choice is a function of the seed and the step, so neither the number of
-    processes nor an interruption changes what is learned, but for the order of sums."""
+    processes nor an interruption changes what is learned, but for the order of sums.
 
-    def __init__(self, flow: Flow, images: Tensor, config: TrainConfig) -> None:
+    `labels`, int64 (images,), are the classes of the images, where the flow has classes.
+    """
+
+    def __init__(
+        self, flow: Flow, images: Tensor, config: TrainConfig, labels: Tensor | None = None
+    ) -> None:
         if len(images) < config.batch:
             raise ValueError(f"{len(images)} images are fewer than one batch of {config.batch}")
         parts = config.accumulate * processes()
@@ -83,6 +97,9 @@ class Trainer:
                 f"a batch of {config.batch} cannot be shared by {processes()} processes in "
                 f"{config.accumulate} parts"
             )
+        if labels is not None and len(labels) != len(images):
+            raise ValueError(f"{len(labels)} labels cannot be those of {len(images)} images")
+        self.labels = None if labels is None else labels.to(next(flow.parameters()).device)
         self.flow = flow
         flow.reversible = config.reversible
         self.config = config
@@ -97,20 +114,24 @@ class Trainer:
         self.skipped = 0
         self.seconds = 0.0  # spent in steps
         self.precision = torch.bfloat16 if has_bfloat16(self.device) else torch.float32
-        self._loss: BitsPerDim | DistributedDataParallel | None = None
+        self._loss: Objective | DistributedDataParallel | None = None
 
     def batch(self, step: int) -> Tensor:
         """The images of a step (uint8), each epoch in its own order, half of them mirrored."""
+        images = self.images[self._chosen(step)]
+        generator = self._generator("augmentation", step)
+        mirrored = torch.rand(len(images), 1, 1, 1, generator=generator, device=self.device) < 0.5
+        images = torch.where(mirrored, images.flip(-1), images)
+        return jittered(images, generator) if self.config.jitter else images
+
+    def _chosen(self, step: int) -> Tensor:
+        """Which images a step takes."""
         size = self.config.batch
         epoch, position = divmod(step, len(self.images) // size)
         order = torch.randperm(
             len(self.images), generator=self._generator("order", epoch), device=self.device
         )
-        images = self.images[order[position * size : (position + 1) * size]]
-        generator = self._generator("augmentation", step)
-        mirrored = torch.rand(size, 1, 1, 1, generator=generator, device=self.device) < 0.5
-        images = torch.where(mirrored, images.flip(-1), images)
-        return jittered(images, generator) if self.config.jitter else images
+        return order[position * size : (position + 1) * size]
 
     def _noise(self, images: Tensor, step: int) -> Tensor:
         generator = self._generator("noise", step)
@@ -126,17 +147,23 @@ class Trainer:
         self.flow.initialize(images, self._noise(images, 0))
         self.average.module.load_state_dict(self.flow.state_dict())
 
-    def _objective(self) -> BitsPerDim | DistributedDataParallel:
+    def _objective(self) -> Objective | DistributedDataParallel:
         """The loss, wrapped at the first step: what wraps it takes the weights as they then are."""
         if self._loss is None:
             if self.config.compile:
                 for level in self.flow.levels:
                     for step in level.steps:
                         step.compile()
-            self._loss = BitsPerDim(self.flow)
+            self._loss = Objective(self.flow)
             if processes() > 1:
                 self._loss = DistributedDataParallel(self._loss)
         return self._loss
+
+    def _classes(self, accumulate: int) -> Sequence[Tensor | None]:
+        """The classes of this process's images of a step, in parts."""
+        if self.labels is None:
+            return [None] * accumulate
+        return self.labels[self._chosen(self.step)][rank() :: processes()].chunk(accumulate)
 
     def train_step(self) -> dict[str, float]:
         """One step; its bits/dim and gradient norm. A step that is not finite changes nothing.
@@ -148,22 +175,23 @@ class Trainer:
         images = self.batch(self.step)
         y = self.flow.dequantize(images, self._noise(images, self.step))
         mine = y[rank() :: processes()].contiguous(memory_format=torch.channels_last)
-        loss = torch.zeros((), device=self.device)
+        parts = zip(mine.chunk(accumulate), self._classes(accumulate), strict=True)
+        bits = torch.zeros((), device=self.device)
         self.optimizer.zero_grad()
-        for i, part in enumerate(mine.chunk(accumulate)):
+        for i, (part, labels) in enumerate(parts):
             # gradients are summed over the processes once, with the last part
             waits = isinstance(objective, DistributedDataParallel) and i < accumulate - 1
             with cast(DistributedDataParallel, objective).no_sync() if waits else nullcontext():
                 autocast = self.precision != torch.float32
                 with torch.autocast(self.device.type, self.precision, autocast):
-                    share = objective(part) / accumulate
-                share.backward()
-            loss += share.detach()
+                    loss, part_bits = objective(part, labels)
+                (loss / accumulate).backward()
+            bits += part_bits.detach() / accumulate
         if processes() > 1:
-            dist.all_reduce(loss)
-            loss /= processes()
+            dist.all_reduce(bits)
+            bits /= processes()
         norm = nn.utils.clip_grad_norm_(self.flow.parameters(), self.config.clip)
-        if torch.isfinite(loss) and torch.isfinite(norm):
+        if torch.isfinite(bits) and torch.isfinite(norm):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.config.learning_rate * self.config.rate(self.step)
             self.optimizer.step()
@@ -176,7 +204,7 @@ class Trainer:
                 )
         self.step += 1
         self.seconds += time.perf_counter() - start
-        return {"bits_per_dim": loss.item(), "gradient_norm": norm.item()}
+        return {"bits_per_dim": bits.item(), "gradient_norm": norm.item()}
 
     @property
     def averaged(self) -> Flow:

@@ -23,12 +23,12 @@ ROOT = Path(__file__).parent.parent
 START_SECONDS = 60
 
 
-def small_flow(seed: int = 0) -> Flow:
+def small_flow(seed: int = 0, config: FlowConfig = SMALL) -> Flow:
     """A flow whose every parameter has moved from its start, on smooth pictures."""
     torch.manual_seed(seed)
-    flow = Flow(SMALL)
+    flow = Flow(config)
     coarse = torch.rand(16, 3, 4, 4)
-    smooth = torch.nn.functional.interpolate(coarse, size=SMALL.resolution, mode="bicubic")
+    smooth = torch.nn.functional.interpolate(coarse, size=config.resolution, mode="bicubic")
     flow.initialize((smooth * 255).clamp(0, 255).to(torch.uint8))
     with torch.no_grad():
         for parameter in flow.parameters():

@@ -18,6 +18,28 @@ Module = TypeVar("Module", bound=nn.Module)
 WritePictures = Callable[[Path, int], list[Path]]
 
 TOY = FlowConfig(resolution=8, steps=(2, 2), hidden=(8, 8))
+FAMILIES = {
+    "realnvp": FlowConfig(
+        resolution=8,
+        steps=(1, 1),
+        hidden=(8, 8),
+        checkerboard=(2, 1),
+        permutation="reverse",
+        depth=2,
+        residual=True,
+    ),
+    "nice": FlowConfig(
+        resolution=8,
+        steps=(4,),
+        hidden=(16,),
+        coupling="additive",
+        permutation="reverse",
+        normalisation="none",
+        depth=3,
+        flat=True,
+        prior="logistic",
+    ),
+}
 TOYS = {
     f"{coupling}-{permutation}": FlowConfig.from_dict(
         {**TOY.to_dict(), "coupling": coupling, "permutation": permutation}
@@ -25,7 +47,7 @@ TOYS = {
     for coupling, permutation in product(
         ("affine", "additive"), ("invertible_1x1", "shuffle", "reverse")
     )
-}
+} | FAMILIES
 
 
 def perturbed(module: Module, scale: float = 0.1, seed: int = 0) -> Module:
@@ -73,12 +95,20 @@ def perturb() -> Callable[..., nn.Module]:
 
 @pytest.fixture(scope="session", params=[*TOYS.values()], ids=[*TOYS])
 def toy(request: pytest.FixtureRequest) -> Flow:
-    """A tiny flow of each coupling and permutation, initialized and perturbed."""
+    """A tiny flow of each coupling, permutation and family, initialized and perturbed."""
     flow = new_flow(request.param)
     with torch.random.fork_rng():
         torch.manual_seed(1)
         flow.initialize(smooth_pictures(32, request.param.resolution))
     return perturbed(flow).requires_grad_(False)
+
+
+@pytest.fixture(params=[*FAMILIES.values()], ids=[*FAMILIES])
+def family(request: pytest.FixtureRequest) -> FlowConfig:
+    """A tiny config of each family besides Glow."""
+    config = request.param
+    assert isinstance(config, FlowConfig)
+    return config
 
 
 @pytest.fixture

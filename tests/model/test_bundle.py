@@ -203,7 +203,7 @@ class TestRefusal:
     @pytest.mark.parametrize(
         ("settings", "reason"),
         [
-            ({"depth": 3}, "depth"),
+            ({"breadth": 3}, "breadth"),
             ({"steps": [2], "hidden": [8]}, "does not match its own config"),
             ({"steps": [2, 3]}, "does not match its own config"),
             ({"hidden": [8, 16]}, "does not match its own config"),

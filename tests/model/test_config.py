@@ -7,6 +7,8 @@ import pytest
 
 from model.config import PRESETS, FlowConfig
 
+ONE_LEVEL = {"steps": (4,), "hidden": (8,), "permutation": "reverse"}
+
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_survive_json(name: str) -> None:
@@ -24,8 +26,43 @@ def test_every_setting_survives_json() -> None:
         coupling="additive",
         permutation="shuffle",
         log_scale_bound=2.5,
+        normalisation="none",
+        checkerboard=(3, 0),
+        depth=2,
+        residual=True,
+        prior="logistic",
+        classes=10,
     )
     assert FlowConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_a_config_of_before_the_families_is_glow() -> None:
+    values = {
+        "resolution": 64,
+        "channels": 3,
+        "bits": 8,
+        "steps": [12, 8, 6, 4],
+        "hidden": [128, 128, 128, 128],
+        "coupling": "affine",
+        "permutation": "invertible_1x1",
+        "log_scale_bound": 1.0,
+    }
+    assert FlowConfig.from_dict(values) == PRESETS["glow64"] == FlowConfig()
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("glow64", [(6, 32, 32), (12, 16, 16), (24, 8, 8), (96, 4, 4)]),
+        ("glow32", [(6, 16, 16), (12, 8, 8), (48, 4, 4)]),
+        ("realnvp64", [(6, 32, 32), (12, 16, 16), (24, 8, 8), (96, 4, 4)]),
+        ("realnvp32", [(6, 16, 16), (12, 8, 8), (48, 4, 4)]),
+        ("nice64", [(12288, 1, 1)]),
+        ("nice32", [(3072, 1, 1)]),
+    ],
+)
+def test_parts_of_the_presets(name: str, parts: list[tuple[int, int, int]]) -> None:
+    assert PRESETS[name].part_shapes == parts
 
 
 def test_parts_of_the_default() -> None:
@@ -58,6 +95,19 @@ def test_parts_hold_every_number_once(levels: int, channels: int) -> None:
         ({"coupling": "quadratic"}, "quadratic"),
         ({"permutation": "rotate"}, "rotate"),
         ({"log_scale_bound": 0.0}, "log_scale_bound"),
+        ({"normalisation": "batch"}, "batch"),
+        ({"prior": "student"}, "student"),
+        ({"depth": 0}, "depth must be positive"),
+        ({"classes": -1}, "classes must be none or more"),
+        ({"checkerboard": (3, 3)}, "checkerboard"),
+        ({"checkerboard": (3, 3, -1, 3)}, "checkerboard"),
+        ({"flat": True}, "a flat flow has one level"),
+        ({"flat": True, "steps": (4,), "hidden": (8,)}, "no invertible_1x1"),
+        (
+            {**ONE_LEVEL, "flat": True, "checkerboard": (1,)},
+            "no checkerboard",
+        ),
+        ({**ONE_LEVEL, "flat": True, "resolution": 1, "channels": 1}, "two numbers or more"),
     ],
     ids=str,
 )
@@ -67,5 +117,5 @@ def test_what_cannot_be_says_why(settings: dict[str, Any], reason: str) -> None:
 
 
 def test_unknown_settings_are_named() -> None:
-    with pytest.raises(ValueError, match="unknown flow settings: depth, width"):
-        FlowConfig.from_dict({"width": 3, "depth": 4, "bits": 8})
+    with pytest.raises(ValueError, match="unknown flow settings: breadth, width"):
+        FlowConfig.from_dict({"width": 3, "breadth": 4, "bits": 8})

@@ -51,6 +51,15 @@ def restored(flow: Flow, images: Tensor) -> Tensor:
     return flow.quantize(flow.decode(flow.encode(images)))
 
 
+def standard_prior(flow: Flow) -> torch.distributions.Distribution:
+    """Of one number of a latent, as torch knows it."""
+    if flow.config.prior == "gaussian":
+        return torch.distributions.Normal(0.0, 1.0)
+    uniform = torch.distributions.Uniform(torch.zeros(1).double(), torch.ones(1).double())
+    logit = torch.distributions.SigmoidTransform().inv
+    return torch.distributions.TransformedDistribution(uniform, [logit])
+
+
 def tiny(perturb: Callable[..., Flow], scale: float = 0.1) -> Flow:
     return perturb(Flow(MINIMAL), scale=scale).double().requires_grad_(False)
 
@@ -145,8 +154,8 @@ class TestDensity:
                 image.flatten(),
                 vectorize=True,
             )
-            log_normal = torch.distributions.Normal(0.0, 1.0).log_prob(latent).sum()
-            expected = log_normal + torch.linalg.slogdet(jacobian)[1] - size * math.log(256)
+            log_prior = standard_prior(flow).log_prob(latent).sum()
+            expected = log_prior + torch.linalg.slogdet(jacobian)[1] - size * math.log(256)
             torch.testing.assert_close(claimed, expected)
 
     def test_integrates_to_one(self, perturb: Callable[..., Flow]) -> None:
@@ -157,6 +166,41 @@ class TestDensity:
         y = torch.cartesian_prod(side, side, side, side).view(-1, 1, 2, 2)
         density = (flow.log_density(y) + flow.config.dimensions * math.log(flow.bins)).exp()
         assert (density.sum() * volume).item() == pytest.approx(1, abs=2e-3)
+
+    def test_of_checkerboards_integrates_to_one(self, perturb: Callable[..., Flow]) -> None:
+        config = replace(
+            MINIMAL, permutation="reverse", steps=(1,), checkerboard=(2,), residual=True
+        )
+        flow = perturb(Flow(config)).double().requires_grad_(False)
+        side = torch.linspace(-6, 6, 19, dtype=torch.float64)
+        y = torch.cartesian_prod(side, side, side, side).view(-1, 1, 2, 2)
+        density = (flow.log_density(y) + flow.config.dimensions * math.log(flow.bins)).exp()
+        mass = density.sum() * (side[1] - side[0]) ** 4
+        assert mass.item() == pytest.approx(1, abs=2e-3)
+
+    @pytest.mark.parametrize("coupling", ["additive", "affine"])
+    @pytest.mark.parametrize("prior", ["gaussian", "logistic"])
+    def test_of_a_flat_flow_integrates_to_one(
+        self, coupling: str, prior: str, perturb: Callable[..., Flow]
+    ) -> None:
+        """Two dimensions, one pixel of two channels."""
+        config = FlowConfig.from_dict(
+            {
+                **MINIMAL.to_dict(),
+                "resolution": 1,
+                "channels": 2,
+                "coupling": coupling,
+                "permutation": "reverse",
+                "flat": True,
+                "prior": prior,
+            }
+        )
+        flow = perturb(Flow(config), scale=0.2).double().requires_grad_(False)
+        side = torch.linspace(-30, 30, 301, dtype=torch.float64)
+        y = torch.cartesian_prod(side, side).view(-1, 2, 1, 1)
+        density = (flow.log_density(y) + 2 * math.log(flow.bins)).exp()
+        mass = density.sum() * (side[1] - side[0]) ** 2
+        assert mass.item() == pytest.approx(1, abs=1e-3)
 
     def test_log_prob_bounds_the_probability_of_the_bin(self, perturb: Callable[..., Flow]) -> None:
         """log P(x) = log E_u p(x + u) is above the mean of one-sample estimates E_u log p(x + u),
@@ -255,6 +299,16 @@ class TestSample:
         flat = flow.flatten(flow.sample_latent(100, temperature))
         assert flat.std().item() == pytest.approx(temperature, rel=0.02)
         assert flat.mean().item() == pytest.approx(0, abs=0.02)
+
+    def test_logistic_latents_are_logistic(self, family: FlowConfig) -> None:
+        """By the quartiles and the tails of the distribution, which the temperature scales."""
+        flow = Flow(replace(family, prior="logistic"))
+        for temperature in (0.5, 1.0):
+            flat = flow.flatten(flow.sample_latent(400, temperature)) / temperature
+            assert flat.isfinite().all()
+            for share in (0.01, 0.25, 0.5, 0.75, 0.99):
+                below = (flat < math.log(share / (1 - share))).float().mean().item()
+                assert below == pytest.approx(share, abs=0.005)
 
     def test_latents_of_a_seed_are_the_same_in_every_precision(self, flow: Flow) -> None:
         single = flow.sample_latent(2, seed=1)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -13,12 +14,16 @@ from model.layers import (
     AffineCoupling,
     Chain,
     ChannelPermutation,
+    CheckerboardCoupling,
+    CouplingNetwork,
+    Flatten,
     GaussianPrior,
     Invertible1x1,
     Layer,
     Split,
     Squeeze,
     bounded,
+    standard_logistic_log_prob,
     standard_normal_log_prob,
 )
 
@@ -46,6 +51,20 @@ class SplitAsLayer(Layer):
         return self.split.inverse(kept, part)
 
 
+class PriorOfOneClass(Layer):
+    """A GaussianPrior with classes, every image of the same one."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.prior = GaussianPrior(shape, classes=2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.prior(x, torch.ones(len(x), dtype=torch.int64))
+
+    def inverse(self, y: Tensor) -> Tensor:
+        return self.prior.inverse(y, torch.ones(len(y), dtype=torch.int64))
+
+
 def step(channels: int) -> Chain:
     return Chain(
         ActNorm(channels),
@@ -54,20 +73,31 @@ def step(channels: int) -> Chain:
     )
 
 
+residual = partial(CouplingNetwork, depth=2, residual=True)
+perceptron = partial(CouplingNetwork, depth=3, kernel=1)
+
 LAYERS: dict[str, Callable[[Shape], Layer]] = {
     "ActNorm": lambda shape: ActNorm(shape[0]),
     "Invertible1x1": lambda shape: Invertible1x1(shape[0]),
     "ChannelPermutation": lambda shape: ChannelPermutation(torch.randperm(shape[0])),
     "AffineCoupling": lambda shape: AffineCoupling(shape[0], HIDDEN, BOUND),
     "AdditiveCoupling": lambda shape: AdditiveCoupling(shape[0], HIDDEN),
+    "AffineCoupling-residual": lambda shape: AffineCoupling(shape[0], HIDDEN, BOUND, residual),
+    "AdditiveCoupling-perceptron": lambda shape: AdditiveCoupling(shape[0], HIDDEN, perceptron),
+    "CheckerboardCoupling-affine": lambda shape: CheckerboardCoupling(
+        shape[0], HIDDEN, 0, BOUND, residual
+    ),
+    "CheckerboardCoupling-additive": lambda shape: CheckerboardCoupling(shape[0], HIDDEN, 1, None),
     "Squeeze": lambda _: Squeeze(),
+    "Flatten": Flatten,
     "Chain": lambda shape: Chain(step(shape[0]), Squeeze(), step(4 * shape[0])),
     "GaussianPrior": GaussianPrior,
+    "GaussianPrior-class": PriorOfOneClass,
     "Split": lambda shape: SplitAsLayer(shape[0]),
 }
 SHAPES: list[Shape] = [(2, 4, 4), (4, 2, 6), (12, 2, 2)]
 ODD: Shape = (5, 2, 2)
-PARAMETERLESS = {"ChannelPermutation", "Squeeze"}
+PARAMETERLESS = {"ChannelPermutation", "Flatten", "Squeeze"}
 STATES = ["new", "initialized", "perturbed", "trained"]
 
 
@@ -283,8 +313,14 @@ def test_invertible_1x1_is_the_product_that_bundles_store() -> None:
 
 @pytest.mark.parametrize(
     "layer",
-    [AffineCoupling(6, HIDDEN, BOUND), AdditiveCoupling(6, HIDDEN), GaussianPrior((6, 4, 4))],
-    ids=["AffineCoupling", "AdditiveCoupling", "GaussianPrior"],
+    [
+        AffineCoupling(6, HIDDEN, BOUND),
+        AdditiveCoupling(6, HIDDEN),
+        CheckerboardCoupling(6, HIDDEN, 0, BOUND),
+        CheckerboardCoupling(6, HIDDEN, 1, None, residual),
+        GaussianPrior((6, 4, 4)),
+    ],
+    ids=["affine", "additive", "checkerboard-affine", "checkerboard-additive", "prior"],
 )
 def test_a_new_layer_is_the_identity(layer: Layer) -> None:
     x = batch((6, 4, 4)).float()
@@ -357,6 +393,81 @@ def test_squeeze_turns_each_block_of_four_pixels_into_channels() -> None:
         assert torch.equal(y[0, 4 * channel : 4 * channel + 4, 1, 2], block)
 
 
+@pytest.mark.parametrize("parity", [0, 1])
+@pytest.mark.parametrize("bound", [BOUND, None])
+def test_checkerboard_coupling_keeps_one_colour(
+    parity: int, bound: float | None, perturb: Perturb
+) -> None:
+    x = batch((2, 4, 6)).float()
+    y, _ = perturb(CheckerboardCoupling(2, HIDDEN, parity, bound))(x)
+    for row in range(4):
+        for column in range(6):
+            kept = (row + column) % 2 == parity
+            same = torch.equal(y[:, :, row, column], x[:, :, row, column])
+            assert same == kept, (row, column)
+
+
+@pytest.mark.parametrize("parity", [0, 1])
+def test_checkerboard_coupling_looks_at_the_kept_colour_alone(
+    parity: int, perturb: Perturb
+) -> None:
+    """Additive, so what a moved pixel holds can change that pixel and no other."""
+    layer = perturb(CheckerboardCoupling(2, HIDDEN, parity, None, residual))
+    x = batch((2, 4, 4))[:1].float()
+    other = x.clone()
+    other[0, :, 1, parity] += 1.0
+    changed = (layer(x)[0] != layer(other)[0]).any(dim=1)[0]
+    assert changed.nonzero().tolist() == [[1, parity]]
+
+
+@pytest.mark.parametrize("name", [name for name in LAYERS if "Coupling" in name])
+def test_to_rebuild_runs_the_network_once(name: str, perturb: Perturb) -> None:
+    layer = perturb(LAYERS[name]((4, 4, 4)))
+    runs: list[str] = []
+    layer.network.register_forward_hook(lambda *_: runs.append(name))
+    layer.rebuild(batch((4, 4, 4)).float())
+    assert runs == [name]
+
+
+def test_flatten_puts_even_numbers_before_odd_ones() -> None:
+    x = torch.arange(12.0).view(1, 3, 2, 2)
+    y, log_det = Flatten((3, 2, 2))(x)
+    assert y.shape == (1, 12, 1, 1)
+    assert y.flatten().tolist() == [0, 2, 4, 6, 8, 10, 1, 3, 5, 7, 9, 11]
+    assert not log_det.any()
+
+
+def test_residual_blocks_start_as_the_identity() -> None:
+    """So a deep new network says at first what a shallow one says, up to rectified biases."""
+    network = residual(4, HIDDEN, 4).double()
+    x = batch((4, 4, 4))
+    hidden = network.first(x).relu()
+    assert torch.equal(network.middle(hidden), hidden)
+
+
+def test_prior_takes_the_mean_and_deviation_of_the_batch_that_initialises_it() -> None:
+    layer = GaussianPrior((4, 2, 2)).double()
+    x = batch((4, 2, 2), count=16)
+    layer.initialize(x)
+    y, _ = layer(x)
+    torch.testing.assert_close(y.mean(), torch.tensor(0.0).double())
+    torch.testing.assert_close(y.std(), torch.tensor(1.0).double(), rtol=1e-4, atol=0)
+
+
+def test_prior_gives_each_image_its_own_class(perturb: Perturb) -> None:
+    layer = perturb(GaussianPrior((4, 2, 2), classes=3)).double()
+    x = batch((4, 2, 2))
+    labels = torch.tensor([2, 0, 2])
+    y, log_det = layer(x, labels)
+    torch.testing.assert_close(layer.inverse(y, labels), x, rtol=0, atol=1e-11)
+    for i, label in enumerate(labels):
+        alone, alone_log_det = layer(x[i : i + 1], label[None])
+        torch.testing.assert_close(alone[0], y[i])
+        torch.testing.assert_close(alone_log_det[0], log_det[i])
+        assert not torch.equal(layer(x[i : i + 1], (label[None] + 1) % 3)[0], alone)
+        assert not torch.equal(layer(x[i : i + 1])[0], alone)
+
+
 def test_channel_permutation_orders_the_channels() -> None:
     order = torch.tensor([2, 0, 3, 1])
     y, _ = ChannelPermutation(order)(batch((4, 2, 2)))
@@ -377,6 +488,15 @@ def test_standard_normal_log_prob() -> None:
     z = batch((2, 3, 4))
     expected = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(dim=(1, 2, 3))
     torch.testing.assert_close(standard_normal_log_prob(z), expected)
+
+
+def test_standard_logistic_log_prob() -> None:
+    """Against the derivative of the logistic function, its cumulative distribution."""
+    z = batch((2, 3, 4)) * 5
+    expected = (z.sigmoid() * (1 - z.sigmoid())).log().sum(dim=(1, 2, 3))
+    torch.testing.assert_close(standard_logistic_log_prob(z), expected)
+    far = standard_logistic_log_prob(torch.tensor([[-800.0], [800.0]]))
+    assert far.tolist() == [-800, -800]
 
 
 def test_density_of_a_chain_integrates_to_one(perturb: Perturb) -> None:

@@ -121,7 +121,16 @@ def test_no_activation_is_kept() -> None:
 
 
 def test_a_whole_flow_learns_the_same_either_way() -> None:
-    flow = Flow(FlowConfig(resolution=8, steps=(3, 2), hidden=(8, 8)))
+    learns_the_same_either_way(FlowConfig(resolution=8, steps=(3, 2), hidden=(8, 8)))
+
+
+def test_each_family_learns_the_same_either_way(family: FlowConfig) -> None:
+    for coupling in ("additive", "affine"):
+        learns_the_same_either_way(FlowConfig.from_dict({**family.to_dict(), "coupling": coupling}))
+
+
+def learns_the_same_either_way(config: FlowConfig) -> None:
+    flow = Flow(config)
     flow.initialize(torch.randint(0, 256, (8, 3, 8, 8), dtype=torch.uint8))
     flow.double()
     for parameter in flow.parameters():
