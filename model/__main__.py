@@ -179,7 +179,9 @@ def directions(
     held_out = Images.find(data_path, flow.config.resolution, "val", validation)
     labels = _labels(labels_path, data_path, train, held_out)
     if not labels:
-        raise typer.BadParameter("the images have no labels: give --labels, or a folder a class")
+        raise typer.BadParameter(
+            "the images have no labels: give --labels, or put each in a folder of its class"
+        )
     chosen = attributes_of(labels, _list(attributes))
     batches = tqdm(train.batches(BATCH), "means", unit="batch")
     sums = sum_up(flow, batches, labels, chosen, _list(stratify))
@@ -194,6 +196,11 @@ def directions(
         ranged(flow, replace(direction, std=std), latents)
         for direction, std in zip(tqdm(found, "ranges"), deviations, strict=True)
     ]
+    bundle.card["directions"] = {
+        "method": "regression" if regression else "mean difference",
+        "stratified_by": sums.stratify,
+        "orthogonal": orthogonal,
+    }
     bundle.save(out or bundle_path, half)
     print(f"{'attribute':15} {'with':>6} {'without':>8} {'AUC':>6} {'std':>6}  range")
     for i, d in enumerate(bundle.directions):

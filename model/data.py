@@ -283,15 +283,16 @@ def _number(text: str) -> float:
         return np.nan
 
 
-def find_labels(path: Path, names: Iterable[str]) -> Labels | None:
+def find_labels(path: Path, names: list[str]) -> Labels | None:
     """The labels that images bring of their own: the attributes of the CelebA at `path`, or the
     outermost folder of each name as its class. Classes make a column each, against the rest; two
-    of them make one column, the later by name. None where there are neither."""
+    of them make one column, the later by name. None where there are neither, as where an image
+    lies in no subfolder."""
     if (path / CELEBA_ATTRIBUTES).exists():
         return read_labels(path / CELEBA_ATTRIBUTES)
     folder = {name: name.split("/")[0] for name in names if "/" in name}
     classes = sorted(set(folder.values()))
-    if len(classes) < 2:
+    if len(classes) < 2 or not all(name in folder for name in names):
         return None
     columns = classes if len(classes) > 2 else classes[1:]
     row = {of: np.array([1.0 if of == column else -1.0 for column in columns]) for of in classes}

@@ -1,13 +1,16 @@
 """Directions against latents computed the plain way, all at once."""
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from typer.testing import CliRunner, Result
 
+from model.__main__ import app
 from model.attributes import (
     ATTRIBUTES,
     STRENGTHS,
@@ -23,9 +26,9 @@ from model.attributes import (
     regression,
     sum_up,
 )
-from model.bundle import Direction
+from model.bundle import Bundle, Direction
 from model.config import FlowConfig
-from model.data import Labels
+from model.data import Labels, grid
 from model.flow import Flow
 
 SMILE, AGE, HAT = (Attribute(name, name, "Look") for name in ("smiling", "older", "hat"))
@@ -284,33 +287,113 @@ def test_a_range_ends_where_pictures_burst(flow: Flow) -> None:
     assert (still.min, still.max) == (-STRENGTHS[-1], STRENGTHS[-1])
 
 
-def test_directions_from_the_command_line(tmp_path: Path, images: Tensor, flow: Flow) -> None:
-    from typer.testing import CliRunner
+def test_a_range_allows_its_share_to_burst(flow: Flow) -> None:
+    """Found as by decoding every face at every strength: some of forty burst sooner."""
+    shades = torch.linspace(40, 215, 40).to(torch.uint8)[:, None, None, None].expand(40, 3, 8, 8)
+    with torch.no_grad():
+        z = flow.flatten(flow.encode(shades))
+        vector = 0.4 * (z[-1] - z[0])
 
-    from model.__main__ import app
-    from model.bundle import Bundle
-    from model.data import grid
+        def share(strength: float) -> float:
+            pictures = flow.decode(flow.unflatten(z + strength * vector)).flatten(1)
+            return ((pictures.amin(1) >= -0.2) & (pictures.amax(1) <= 1.2)).double().mean().item()
 
-    faces = tmp_path / "faces"
-    faces.mkdir()
-    for name, image in zip(NAMES, images, strict=True):
-        grid(image[None], 1).save(faces / name.replace("jpg", "png"))
-    rows = [f"{name.replace('jpg', 'png')},{row[1]:.0f}" for name, row in LABELS.rows.items()]
-    (tmp_path / "labels.csv").write_text("\n".join(["file,older", *rows]))
-    Bundle("toy", flow, card={"licence": "none"}).save(tmp_path / "toy.safetensors")
-    arguments = ["directions", "--bundle", "toy.safetensors", "--data", "faces"]
-    arguments += ["--validation", "faces", "--labels", "labels.csv", "--half"]
-    arguments = [str(tmp_path / a) if (tmp_path / a).exists() else a for a in arguments]
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0, result.output
-    assert "older" in result.output
-    bundle = Bundle.load(tmp_path / "toy.safetensors")
-    (direction,) = bundle.directions
-    assert (direction.positives, direction.negatives) == (12, 18)
-    assert direction.std > 0
-    assert direction.min < 0 < direction.max
-    assert bundle.card == {"licence": "none"}
-    z = latents(bundle.flow, images)
-    torch.testing.assert_close(
-        direction.vector.double(), z[:12].mean(0) - z[12:].mean(0), rtol=1e-2, atol=2e-3
+    for wanted in (0.5, 0.8, 0.95):
+        found = ranged(flow, direction_of(vector), z, wanted)
+        for sign, end in ((1, found.max), (-1, -found.min)):
+            held = [s for s in STRENGTHS if share(sign * s) >= wanted]
+            assert end == max(held, default=STRENGTHS[0])
+
+
+class TestCommand:
+    @pytest.fixture
+    def folder(self, tmp_path: Path, images: Tensor, flow: Flow) -> Path:
+        (tmp_path / "faces").mkdir()
+        for name, image in zip(NAMES, images, strict=True):
+            grid(image[None], 1).save(tmp_path / "faces" / name.replace("jpg", "png"))
+        rows = [
+            ",".join([name.replace("jpg", "png"), *(f"{v:.0f}" if v == v else "" for v in row)])
+            for name, row in LABELS.rows.items()
+        ]
+        (tmp_path / "labels.csv").write_text("\n".join(["file,smiling,older,hat", *rows]))
+        Bundle("toy", flow, card={"licence": "none"}).save(tmp_path / "toy.safetensors")
+        return tmp_path
+
+    @staticmethod
+    def invoke(folder: Path, *arguments: str) -> Result:
+        faces = str(folder / "faces")
+        command = ["directions", "--bundle", str(folder / "toy.safetensors"), "--data", faces]
+        return CliRunner().invoke(app, [*command, "--validation", faces, *arguments])
+
+    def run(self, folder: Path, *arguments: str) -> str:
+        result = self.invoke(folder, *arguments)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    def test_writes_directions_into_the_bundle(self, folder: Path, images: Tensor) -> None:
+        labels = str(folder / "labels.csv")
+        output = self.run(folder, "--labels", labels, "--attributes", "older", "--half")
+        assert "older" in output
+        bundle = Bundle.load(folder / "toy.safetensors")
+        (direction,) = bundle.directions
+        assert (direction.positives, direction.negatives) == (12, 18)
+        assert direction.std > 0
+        assert direction.min < 0 < direction.max
+        assert bundle.card == {
+            "licence": "none",
+            "directions": {"method": "mean difference", "stratified_by": [], "orthogonal": False},
+        }
+        z = latents(bundle.flow, images)
+        torch.testing.assert_close(
+            direction.vector.double(), z[:12].mean(0) - z[12:].mean(0), rtol=1e-2, atol=2e-3
+        )
+
+    @pytest.mark.parametrize("method", ["stratify", "regression", "orthogonal"])
+    def test_other_directions(self, folder: Path, images: Tensor, method: str) -> None:
+        arguments = ["--labels", str(folder / "labels.csv"), "--attributes", "smiling, older"]
+        match method:
+            case "stratify":
+                arguments += ["--stratify", "older,hat"]
+            case other:
+                arguments += [f"--{other}"]
+        output = self.run(folder, *arguments)
+        bundle = Bundle.load(folder / "toy.safetensors")
+        strata = ["older", "hat"] if method == "stratify" else []
+        sums = sum_up(bundle.flow, in_batches(images, 30), LABELS, [SMILE, AGE], strata)
+        means = (regression if method == "regression" else mean_difference)(sums)
+        expected = directions_of(sums, means, method == "orthogonal")
+        for found, wanted in zip(bundle.directions, expected, strict=True):
+            torch.testing.assert_close(found.vector, wanted.vector, rtol=1e-3, atol=1e-5)
+        cosine = torch.cosine_similarity(expected[0].vector, expected[1].vector, dim=0).item()
+        assert re.search(rf"^older +{100 * cosine:.0f} +100$", output, re.MULTILINE)
+        assert bundle.card["directions"]["stratified_by"] == strata
+
+    def test_subfolders_are_classes(self, folder: Path) -> None:
+        for i, path in enumerate(sorted((folder / "faces").iterdir())):
+            path = path.rename(folder / path.name)
+            (folder / "faces" / "abc"[i % 3]).mkdir(exist_ok=True)
+            path.rename(folder / "faces" / "abc"[i % 3] / path.name)
+        self.run(folder, "--regression")
+        directions = Bundle.load(folder / "toy.safetensors").directions
+        assert [(d.name, d.positives, d.negatives) for d in directions] == [
+            (name, 10, 20) for name in "abc"
+        ]
+
+    @pytest.mark.parametrize(
+        ("arguments", "error"),
+        [
+            ([], "no labels"),
+            (["--stratify", "hat", "--regression"], "in two ways"),
+            (["--labels", "labels.csv", "--attributes", "wings"], "no column of numbers wings"),
+            (["--labels", "labels.csv", "--stratify", "wings"], "no column of numbers wings"),
+            (["--labels", "short.csv"], "29 images without a row: 1.png"),
+        ],
     )
+    def test_says_what_is_wrong(self, folder: Path, arguments: list[str], error: str) -> None:
+        (folder / "short.csv").write_text("file,older\n0.png,1\n")
+        arguments = [str(folder / a) if a.endswith(".csv") else a for a in arguments]
+        before = (folder / "toy.safetensors").read_bytes()
+        result = self.invoke(folder, *arguments)
+        assert result.exit_code
+        assert error in result.output + str(result.exception)
+        assert (folder / "toy.safetensors").read_bytes() == before

@@ -434,7 +434,8 @@ class TestClasses:
 
     def test_neither_classes_nor_celeba(self) -> None:
         assert find_labels(Path("nowhere"), ["a.png", "b.png"]) is None
-        assert find_labels(Path("nowhere"), ["one/a.png", "one/b.png", "c.png"]) is None
+        assert find_labels(Path("nowhere"), ["one/a.png", "one/b.png"]) is None
+        assert find_labels(Path("nowhere"), ["one/a.png", "two/b.png", "c.png"]) is None
 
     def test_subfolders_of_a_folder(self, tmp_path: Path, write_pictures: WritePictures) -> None:
         for name in ("no", "yes"):
