@@ -178,7 +178,7 @@ def directions(
     train = Images.find(data_path, flow.config.resolution, "train", validation)
     held_out = Images.find(data_path, flow.config.resolution, "val", validation)
     labels = _labels(labels_path, data_path, train, held_out)
-    if not labels:
+    if not labels or not labels.columns:
         raise typer.BadParameter(
             "the images have no labels: give --labels, or put each in a folder of its class"
         )

@@ -207,7 +207,7 @@ class Labels:
         second has it. In columns of -1 and 1 or 0 and 1 these are the two values (0 beside -1 is
         in between). Any other column is graded: its cuts part the lower and the upper third of
         the table's values from the middle third."""
-        values = np.array([*self.rows.values()]).reshape(-1, len(self.columns))
+        values = np.array([*self.rows.values()]).reshape(len(self.rows), len(self.columns))
         return np.array([_cuts(column[~np.isnan(column)]) for column in values.T]).reshape(-1, 2)
 
     def signs(self, names: list[str], columns: list[str]) -> Tensor:
@@ -241,8 +241,8 @@ def _cuts(known: NDArray[np.float64]) -> tuple[float, float]:
 
 def read_labels(path: Path) -> Labels:
     """A CSV label table, its rows by their `file` column, or CelebA's `list_attr_celeba.txt`.
-    A column with any text in it is left out. Where a file stands in two rows, which the log names,
-    the values that differ are left unknown.
+    A column with any text in it is left out, which the log says of those that hold numbers too.
+    Where a file stands in two rows, which the log names, the values that differ are left unknown.
 
     Raises ValueError where there is no such column, or a row is not as long as the header.
     """
@@ -258,7 +258,7 @@ def read_labels(path: Path) -> Labels:
             raise ValueError(f"{path} has no column 'file'; it has {header}")
         at = header.index("file")
         columns = header[:at] + header[at + 1 :]
-        text: set[int] = set()
+        text: dict[int, str] = {}  # the first of each column
         rows: dict[str, NDArray[np.float64]] = {}
         for number, line in enumerate(lines, 2 if path.suffix != ".txt" else 3):
             if not line:
@@ -267,11 +267,16 @@ def read_labels(path: Path) -> Labels:
                 raise ValueError(f"{path}, line {number}: not as long as the header")
             name = line.pop(at)
             row = np.array([_number(value) for value in line])
-            text |= {i for i, value in enumerate(line) if np.isnan(row[i]) and value.strip()}
+            for i in np.flatnonzero(np.isnan(row)).tolist():
+                if line[i].strip():
+                    text.setdefault(i, f"line {number}: {line[i]!r}")
             if name in rows:
                 log.warning("%s, line %d: a second row for %s", path, number, name)
                 row[row != rows[name]] = np.nan
             rows[name] = row
+    for i, where in text.items():
+        if not all(np.isnan(row[i]) for row in rows.values()):
+            log.warning("%s, column %s is left out for the text on %s", path, columns[i], where)
     numbers = [i for i in range(len(columns)) if i not in text]
     return Labels([columns[i] for i in numbers], {name: row[numbers] for name, row in rows.items()})
 

@@ -386,11 +386,14 @@ class TestCommand:
             (["--stratify", "hat", "--regression"], "in two ways"),
             (["--labels", "labels.csv", "--attributes", "wings"], "no column of numbers wings"),
             (["--labels", "labels.csv", "--stratify", "wings"], "no column of numbers wings"),
+            (["--labels", "text.csv"], "no labels"),
             (["--labels", "short.csv"], "29 images without a row: 1.png"),
         ],
     )
     def test_says_what_is_wrong(self, folder: Path, arguments: list[str], error: str) -> None:
         (folder / "short.csv").write_text("file,older\n0.png,1\n")
+        rows = [f"{name.replace('jpg', 'png')},uk" for name in NAMES]
+        (folder / "text.csv").write_text("\n".join(["file,source", *rows]))
         arguments = [str(folder / a) if a.endswith(".csv") else a for a in arguments]
         before = (folder / "toy.safetensors").read_bytes()
         result = self.invoke(folder, *arguments)

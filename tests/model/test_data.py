@@ -473,9 +473,12 @@ class TestLabels:
             "b.png": {"smiling": None, "older": 0.5},
         }
 
-    def test_columns_of_text_are_left_out(self, tmp_path: Path) -> None:
-        path = self.table(tmp_path, "file,source,older\na.png,1,1\nb.png,uk,-1\n\n")
-        assert read_labels(path).columns == ["older"]
+    def test_columns_of_text_are_left_out(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = self.table(tmp_path, "file,source,older,hat\na.png,us,1,1\nb.png,uk,-1,l\n\n")
+        assert rows_of(read_labels(path)) == {"a.png": {"older": 1}, "b.png": {"older": -1}}
+        assert caplog.messages == [f"{path}, column hat is left out for the text on line 3: 'l'"]
 
     def test_no_column_of_files(self, tmp_path: Path) -> None:
         path = self.table(tmp_path, "name,smiling\na.png,1\n")
