@@ -179,10 +179,10 @@ def strip(flow: Flow, direction: Direction, images: Tensor, steps: int = 7) -> I
 
 def _picture(image: Image.Image, what: str, scale: int = 2) -> str:
     out = io.BytesIO()
-    size = (image.width * scale, image.height * scale)
-    image.resize(size, Image.Resampling.BICUBIC).save(out, "PNG")
+    image.save(out, "PNG")
     data = base64.b64encode(out.getvalue()).decode()
-    return f'<img src="data:image/png;base64,{data}" alt="{html.escape(what)}">'
+    size = f'width="{image.width * scale}" height="{image.height * scale}"'
+    return f'<img src="data:image/png;base64,{data}" alt="{html.escape(what)}" {size}>'
 
 
 def _table(head: list[str], rows: list[list[Any]]) -> str:

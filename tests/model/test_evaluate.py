@@ -212,8 +212,8 @@ class TestCommand:
         assert "AUC of the probe" in page
         assert page.count("<td>1.000</td>") >= 2
         sheets = self.pictures(page)
-        assert [sheet.size for sheet in sheets] == [(8 * 32, 4 * 32)] * len(TEMPERATURES) + [
-            (7 * 32, 5 * 32)
+        assert [sheet.size for sheet in sheets] == [(8 * 16, 4 * 16)] * len(TEMPERATURES) + [
+            (7 * 16, 5 * 16)
         ] * 2
         assert not re.findall(r"""(?:src|href)=["'](?!data:)""", page)
 
@@ -221,7 +221,7 @@ class TestCommand:
         _, page = self.run(folder, "toy.safetensors", "--faces", str(folder / "faces" / "03.png"))
         assert "<h2>Edits" not in page
         assert "<th>AUC" not in page
-        assert self.pictures(page)[-1].size == (7 * 32, 32)
+        assert self.pictures(page)[-1].size == (7 * 16, 16)
 
     def test_without_directions(self, folder: Path) -> None:
         _, page = self.run(folder, "bare.safetensors")
@@ -234,7 +234,7 @@ class TestCommand:
         Image.new("RGB", (16, 16), "navy").save(folder / "b.png")
         faces = f"{folder / 'a.jpg'}, {folder / 'b.png'}"
         _, page = self.run(folder, "toy.safetensors", "--faces", faces)
-        assert self.pictures(page)[-1].size == (7 * 32, 2 * 32)
+        assert self.pictures(page)[-1].size == (7 * 16, 2 * 16)
 
     def test_a_table_that_leaves_images_out(self, folder: Path) -> None:
         (folder / "short.csv").write_text("file,left,top\n00.png,1,1\nx.png,1,1\n")
