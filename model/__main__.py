@@ -3,22 +3,38 @@
 import json
 import logging
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal, cast, get_args
 
 import torch
 import typer
-from torch import Tensor
 from tqdm import tqdm
 
 from model import evaluate as evaluation
-from model.attributes import attributes_of, mean_differences, ranged, read, signs
+from model.attributes import (
+    Readings,
+    attributes_of,
+    directions_of,
+    mean_difference,
+    ranged,
+    read,
+    sum_up,
+)
+from model.attributes import regression as regress
 from model.bundle import Bundle
 from model.config import PRESETS, FlowConfig
-from model.data import Images, Split, read_labels
+from model.data import (
+    Images,
+    Labels,
+    Split,
+    check_rows,
+    find_labels,
+    read_labels,
+    write_pack,
+)
 from model.flow import Flow
+from model.probe import judge_images
 from model.probe import train as train_probe
 from model.train import (
     OPTIMIZERS,
@@ -35,6 +51,10 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 DEFAULTS = TrainConfig()
 BATCH = 64  # images encoded at once
 RANGE_FACES = 64  # validation faces on which the sliders' ends are measured
+PROBE_IMAGES = 20_000  # training images that the probe learns from
+LABELS_HELP = (
+    "CSV with a column 'file'; without it CelebA's attributes, or the subfolders as classes."
+)
 
 
 def _device() -> torch.device:
@@ -134,29 +154,77 @@ def _train(
 
 
 @app.command()
+def pack(
+    data_path: Annotated[Path, typer.Option("--data", help="As in train.")],
+    out: Annotated[Path, typer.Option(help="The tar pack to write.")],
+    resolution: Annotated[int, typer.Option(help="Side of the images, pixels.")] = 64,
+    split: Annotated[str, typer.Option(help="train or val.")] = "train",
+    validation: Annotated[Path | None, typer.Option(help="The same for validation.")] = None,
+) -> None:
+    """Make a tar pack of a split of the images, cut and resized, under their own names."""
+    if split not in get_args(Split):
+        raise typer.BadParameter(f"no split {split!r}; there are {', '.join(get_args(Split))}")
+    images = Images.find(data_path, resolution, cast(Split, split), validation)
+    print(f"wrote {write_pack(images, out)} images to {out}")
+
+
+def _labels(path: Path | None, data_path: Path, *splits: Images) -> Labels | None:
+    """The labels of all images of the splits, from a table or as the images bring them."""
+    names = [name for images in splits for name in images.names()]
+    labels = read_labels(path) if path else find_labels(data_path, names)
+    if labels:
+        check_rows(names, labels.rows, path or data_path)
+    return labels
+
+
+def _list(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+@app.command()
 def directions(
     bundle_path: Annotated[
         Path, typer.Option("--bundle", help="The model; directions go into it.")
     ],
     data_path: Annotated[Path, typer.Option("--data", help="As in train.")],
-    labels_path: Annotated[Path, typer.Option("--labels", help="CSV with a column 'file'.")],
+    labels_path: Annotated[Path | None, typer.Option("--labels", help=LABELS_HELP)] = None,
     validation: Annotated[Path | None, typer.Option(help="The same for validation.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write here instead.")] = None,
     half: Annotated[bool, typer.Option(help="Store float16: half the size.")] = False,
+    attributes: Annotated[str, typer.Option(help="Columns to find directions for, by comma.")] = "",
+    stratify: Annotated[
+        str, typer.Option(help="Columns to hold still: the mean difference within their strata.")
+    ] = "",
+    regression: Annotated[
+        bool, typer.Option(help="Hold all other attributes still: one regression on them all.")
+    ] = False,
+    orthogonal: Annotated[
+        bool, typer.Option(help="Set the directions at right angles to one another.")
+    ] = False,
 ) -> None:
-    """Find attribute directions, judge them on the validation images, and write them down."""
+    """Find attribute directions, judge them on the validation images, and write them down.
+
+    A direction is a difference of mean latents. A graded column counts as had in the upper third
+    of its values, and as not in the lower third.
+    """
+    if stratify and regression:
+        raise typer.BadParameter("--stratify and --regression hold attributes still in two ways")
     bundle = Bundle.load(bundle_path, _device())
-    flow, resolution = bundle.flow, bundle.flow.config.resolution
-    labels = read_labels(labels_path)
-    attributes = attributes_of(labels)
-
-    def batches(split: Split, what: str) -> Iterator[tuple[list[str], Tensor]]:
-        images = Images.find(data_path, resolution, split, validation)
-        return iter(tqdm(images.batches(BATCH), what, unit="batch"))
-
-    found = mean_differences(flow, batches("train", "means"), labels, attributes)
-    readings = read(flow, found, batches("val", "readings"), labels)
-    _, images = next(Images.find(data_path, resolution, "val", validation).batches(RANGE_FACES))
+    flow = bundle.flow
+    train = Images.find(data_path, flow.config.resolution, "train", validation)
+    held_out = Images.find(data_path, flow.config.resolution, "val", validation)
+    labels = _labels(labels_path, data_path, train, held_out)
+    if not labels or not labels.columns:
+        raise typer.BadParameter(
+            "the images have no labels: give --labels, or put each in a folder of its class"
+        )
+    chosen = attributes_of(labels, _list(attributes))
+    batches = tqdm(train.batches(BATCH), "means", unit="batch")
+    sums = sum_up(flow, batches, labels, chosen, _list(stratify))
+    means = regress(sums) if regression else mean_difference(sums)
+    found = directions_of(sums, means, orthogonal)
+    readings = read(flow, found, tqdm(held_out.batches(BATCH), "readings", unit="batch"), labels)
+    _, images = next(held_out.batches(RANGE_FACES))
     with torch.inference_mode():
         latents = flow.flatten(flow.encode(images.to(_device())))
     deviations = readings.values.std(dim=0).tolist()
@@ -164,6 +232,11 @@ def directions(
         ranged(flow, replace(direction, std=std), latents)
         for direction, std in zip(tqdm(found, "ranges"), deviations, strict=True)
     ]
+    bundle.card["directions"] = {
+        "method": "regression" if regression else "mean difference",
+        "stratified_by": sums.stratify,
+        "orthogonal": orthogonal,
+    }
     bundle.save(out or bundle_path, half)
     print(f"{'attribute':15} {'with':>6} {'without':>8} {'AUC':>6} {'std':>6}  range")
     for i, d in enumerate(bundle.directions):
@@ -171,44 +244,56 @@ def directions(
             f"{d.name:15} {d.positives:6} {d.negatives:8} {readings.auc(i):6.3f} {d.std:6.3f}"
             f"  {d.min:+.2f} to {d.max:+.2f}"
         )
+    print("cosines between them, in hundredths")
+    for i, row in enumerate(evaluation.cosines(bundle.directions).tolist()):
+        cells = "".join(f"{100 * cosine:4.0f}" for cosine in row[: i + 1])
+        print(f"{bundle.directions[i].name:15} {cells}")
 
 
 @app.command()
 def evaluate(
     bundle_path: Annotated[Path, typer.Option("--bundle", help="The model.")],
     data_path: Annotated[Path, typer.Option("--data", help="As in train.")],
-    labels_path: Annotated[Path | None, typer.Option("--labels", help="To judge edits by.")] = None,
+    labels_path: Annotated[Path | None, typer.Option("--labels", help=LABELS_HELP)] = None,
     validation: Annotated[Path | None, typer.Option(help="The same for validation.")] = None,
+    faces: Annotated[
+        str, typer.Option(help="Pictures to edit in strips, by comma; else the first five.")
+    ] = "",
     out: Annotated[Path, typer.Option(help="The report, one HTML file.")] = Path("report.html"),
 ) -> None:
-    """Measure a bundle on the validation images: likelihood, reconstruction, edits."""
+    """Measure a bundle on the validation images: likelihood, reconstruction, and, where it has
+    directions, edits, by an independent probe."""
     bundle = Bundle.load(bundle_path, _device())
     flow, resolution = bundle.flow, bundle.flow.config.resolution
+    shown = Images(tuple(map(Path, _list(faces))), resolution).load() if faces else None
+    columns = [direction.name for direction in bundle.directions]
+    train = Images.find(data_path, resolution, "train", validation)
     held_out = Images.find(data_path, resolution, "val", validation)
+    labels = _labels(labels_path, data_path, train, held_out)
     names, images = next(held_out.batches(sys.maxsize))
     bits = bits_per_dim(flow, images)
     error, wrong = evaluation.reconstruction(flow, images)
     figures = {
-        "bits/dim": f"{bits.mean():.4f} +- {bits.std() / len(bits) ** 0.5:.4f}",
+        "bits/dim": f"{bits.mean():.4f} ± {bits.std() / len(bits) ** 0.5:.4f} (standard error)",
         "images": str(len(images)),
         "largest reconstruction error": f"{error:.4f} of a bin (exact below 0.5)",
         "images not reconstructed exactly": str(wrong),
     }
     for name, value in figures.items():
         print(f"{name}: {value}")
-    readings, found = None, []
-    if labels_path and bundle.directions:
-        labels = read_labels(labels_path)
+    readings, probed, found = None, None, []
+    if labels and columns and (labels_path or set(columns) <= set(labels.columns)):
         readings = read(flow, bundle.directions, held_out.batches(BATCH), labels)
-        columns = [direction.name for direction in bundle.directions]
-        to_learn = Images.find(data_path, resolution, "train", validation)
-        learned_names, learned = next(to_learn.batches(sys.maxsize))
-        probe = train_probe(columns, learned.to(_device()), signs(labels, learned_names, columns))
-        print(" ".join(evaluation.Edited.__annotations__))
+        learned_names, learned = next(train.batches(PROBE_IMAGES))
+        signs = labels.signs(learned_names, columns)
+        probe = train_probe(columns, learned.to(_device()), signs)
+        probed = Readings(judge_images(probe, images.to(_device())).cpu(), readings.signs)
+        print(*evaluation.Edited.__annotations__)
         for edited in evaluation.edits(bundle, probe, names, images, labels):
             found.append(edited)
-            print(*(v if isinstance(v, str) else f"{v:.3f}" for v in vars(edited).values()))
-    out.write_text(evaluation.report(bundle, figures, readings, found, images))
+            print(*edited.cells())
+    shown = images[:5] if shown is None else shown
+    out.write_text(evaluation.report(bundle, figures, shown, readings, probed, found))
     print(f"wrote {out}")
 
 

@@ -4,7 +4,7 @@ import base64
 import html
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from model.attributes import BURST, Labels, Readings, signs
+from model.attributes import BURST, Readings
 from model.bundle import Bundle, Direction
-from model.data import grid
+from model.data import Labels, grid
 from model.flow import Flow
-from model.probe import Probe, judge
+from model.probe import Probe, judge, judge_images
 
 BATCH = 32
 TEMPERATURES = (0.5, 0.7, 0.9, 1.0)
@@ -26,17 +26,25 @@ CHEEKS = ((0.27, 0.55), (0.73, 0.55))  # middles of squares a tenth of the crop'
 
 @dataclass(frozen=True)
 class Edited:
-    """What one attribute at one strength does to faces, by the probe and by the pixels."""
+    """What one attribute at one strength does to faces, by the probe and by the pixels.
+
+    Movements are of the probe's logits, in their deviations over all the validation faces; grey
+    levels run from 0 to 255.
+    """
 
     attribute: str
     strength: float
     before: float  # share that the probe says has what the strength asks for
     after: float
-    others: float  # mean movement of the other attributes over this one's, each in deviations
+    moved: float  # mean movement of this attribute, towards what the strength asks for
+    others: float  # size of the mean movement of the others, over this one's
     border: float  # mean movement of the border, grey levels
     cheeks: float  # mean movement of the cheeks' luminance, grey levels
     unequal: float  # the same for the darker half of the faces less that for the lighter half
     bursts: float  # share of faces with a value outside [-BURST, 1 + BURST]
+
+    def cells(self) -> list[str]:
+        return [v if isinstance(v, str) else f"{v:.3f}" for v in vars(self).values()]
 
 
 @torch.inference_mode()
@@ -75,17 +83,23 @@ def _border(change: Tensor) -> float:
     return change[:, :, ~inside].abs().mean().item() * 255
 
 
-def edit(flow: Flow, probe: Probe, direction: Direction, strength: float, images: Tensor) -> Edited:
-    """Move faces by a strength and see what changed."""
+def edit(
+    flow: Flow,
+    probe: Probe,
+    direction: Direction,
+    strength: float,
+    images: Tensor,
+    deviations: Tensor,
+) -> Edited:
+    """Move faces by a strength and see what changed, logits in their `deviations` (attributes,)."""
     latents = _latents(flow, images)
     start = images.to(latents.device).float().add(0.5) / flow.bins
     moved = _pictures(flow, latents + strength * direction.vector.to(latents.device))
     before, after = judge(probe, start), judge(probe, moved)
     asked = math.copysign(1.0, strength)
     own = probe.attributes.index(direction.name)
-    deviations = before.std(dim=0).clamp(min=1e-6)
-    movement = ((after - before).mean(dim=0) / deviations).abs()
-    others = torch.cat([movement[:own], movement[own + 1 :]])
+    movement = (after - before).mean(dim=0) / deviations.clamp(min=1e-6)
+    others = torch.cat([movement[:own], movement[own + 1 :]]).abs()
     cheeks = _cheeks(moved) - _cheeks(start)
     dark = _cheeks(start).argsort()[: len(images) // 2]
     light = _cheeks(start).argsort()[len(images) // 2 :]
@@ -96,7 +110,8 @@ def edit(flow: Flow, probe: Probe, direction: Direction, strength: float, images
         strength,
         before=(before[:, own] * asked > 0).float().mean().item(),
         after=(after[:, own] * asked > 0).float().mean().item(),
-        others=(others.mean() / movement[own].clamp(min=1e-6)).item(),
+        moved=movement[own].item() * asked,
+        others=(others.sum() / max(1, len(others)) / movement[own].abs().clamp(min=1e-6)).item(),
         border=_border(change),
         cheeks=cheeks.mean().item(),
         unequal=(cheeks[dark].mean() - cheeks[light].mean()).item(),
@@ -104,27 +119,42 @@ def edit(flow: Flow, probe: Probe, direction: Direction, strength: float, images
     )
 
 
+def strengths(direction: Direction) -> list[float]:
+    """The strengths that edits are judged at: a half, one, and the slider's end, each way."""
+    up, down = (
+        sorted({s for s in (0.5, 1.0) if s < end} | {end})
+        for end in (direction.max, -direction.min)
+    )
+    return [-s for s in reversed(down)] + up
+
+
 def edits(
     bundle: Bundle, probe: Probe, names: list[str], images: Tensor, labels: Labels, faces: int = 128
 ) -> Iterator[Edited]:
-    """Every direction at +1 on faces without the attribute, and at -1 on faces with it."""
-    sign = signs(labels, names, [direction.name for direction in bundle.directions])
+    """Every direction upwards on faces without the attribute, and downwards on faces with it."""
+    sign = labels.signs(names, [direction.name for direction in bundle.directions])
+    device = next(bundle.flow.parameters()).device
+    deviations = judge_images(probe, images.to(device)).std(dim=0)
     for column, direction in zip(sign.T, bundle.directions, strict=True):
-        for strength in (1.0, -1.0):
-            fitting = images[column == -strength][:faces]
+        for strength in strengths(direction):
+            fitting = images[column == -math.copysign(1.0, strength)][:faces]
             if len(fitting) > 1:
-                yield edit(bundle.flow, probe, direction, strength, fitting)
+                yield edit(bundle.flow, probe, direction, strength, fitting, deviations)
 
 
 @torch.inference_mode()
 def reconstruction(flow: Flow, images: Tensor) -> tuple[float, int]:
     """The largest distance of a decoded value from the middle of its bin, in bins (a picture comes
     back exactly below 0.5), and the number of images that do not."""
-    pictures = _pictures(flow, _latents(flow, images))
-    images = images.to(pictures.device)
-    distance = (pictures * flow.bins - 0.5 - images).abs().flatten(1).amax(1)
-    wrong = (flow.quantize(pictures) != images).flatten(1).any(1)
-    return distance.max().item(), int(wrong.sum())
+    largest, wrong = 0.0, 0
+    device = next(flow.parameters()).device
+    for batch in images.split(BATCH):
+        batch = batch.to(device)
+        pictures = flow.decode(flow.encode(batch))
+        distance = (pictures * flow.bins - 0.5 - batch).abs().max().item()
+        largest = distance if math.isnan(distance) else max(largest, distance)
+        wrong += int((flow.quantize(pictures) != batch).flatten(1).any(1).sum())
+    return largest, wrong
 
 
 def cosines(directions: list[Direction]) -> Tensor:
@@ -147,12 +177,12 @@ def strip(flow: Flow, direction: Direction, images: Tensor, steps: int = 7) -> I
     return grid(pictures.cpu(), columns=len(strengths))
 
 
-def _picture(image: Image.Image, scale: int = 2) -> str:
+def _picture(image: Image.Image, what: str, scale: int = 2) -> str:
     out = io.BytesIO()
-    size = (image.width * scale, image.height * scale)
-    image.resize(size, Image.Resampling.BICUBIC).save(out, "PNG")
+    image.save(out, "PNG")
     data = base64.b64encode(out.getvalue()).decode()
-    return f'<img src="data:image/png;base64,{data}" alt="">'
+    size = f'width="{image.width * scale}" height="{image.height * scale}"'
+    return f'<img src="data:image/png;base64,{data}" alt="{html.escape(what)}" {size}>'
 
 
 def _table(head: list[str], rows: list[list[Any]]) -> str:
@@ -171,49 +201,59 @@ td:first-child,th:first-child{text-align:left}"""
 def report(
     bundle: Bundle,
     figures: dict[str, str],
-    readings: Readings | None,
-    found: list[Edited],
-    images: Tensor,
+    faces: Tensor,
+    readings: Readings | None = None,
+    probed: Readings | None = None,
+    found: Sequence[Edited] = (),
 ) -> str:
-    """The evaluation as one HTML page with its pictures inside."""
+    """The evaluation as one HTML page with its pictures inside: samples at each temperature and a
+    strip of `faces` (uint8) an attribute; AUCs of the directions' readings and of the probe's
+    logits, and the edits, where there were labels to judge them by."""
     flow, directions = bundle.flow, bundle.directions
-    samples = "".join(
-        f"<h3>Temperature {t}</h3>{_picture(grid(flow.sample(32, t).cpu(), 8))}"
-        for t in TEMPERATURES
-    )
-    strips = "".join(
-        f"<h3>{html.escape(d.label)}, {d.min:+.2f} to {d.max:+.2f}</h3>"
-        f"{_picture(strip(flow, d, images[:5]))}"
-        for d in directions
-    )
-    angles = cosines(directions).tolist() if directions else []
-    names = [d.name for d in directions]
+    names = [direction.name for direction in directions]
     body = [
         f"<h1>{html.escape(bundle.name)}</h1>",
-        _table(["figure", "value"], [[k, v] for k, v in figures.items()]),
-        "<h2>Edits</h2>",
-        _table(list(Edited.__annotations__), [_cells(edited) for edited in found]),
-        "<h2>Directions</h2>",
-        _table(
-            ["attribute", "with", "without", "std", "AUC"],
-            [
-                [d.name, d.positives, d.negatives, f"{d.std:.3f}"]
-                + ([f"{readings.auc(i):.3f}"] if readings else [])
-                for i, d in enumerate(directions)
-            ],
-        ),
-        "<h2>Cosines</h2>",
-        _table(
-            ["", *names],
-            [[name, *(f"{c:+.2f}" for c in row)] for name, row in zip(names, angles, strict=True)],
-        ),
-        f"<h2>Samples</h2>{samples}<h2>Strips</h2>{strips}",
+        _table(["figure", "value"], [[name, value] for name, value in figures.items()]),
     ]
+    if directions:
+        judged = {"AUC": readings, "AUC of the probe": probed}
+        aucs = {name: by.auc for name, by in judged.items() if by}
+        body += [
+            "<h2>Directions</h2>",
+            _table(
+                ["attribute", "with", "without", "std", "min", "max", *aucs],
+                [
+                    [d.name, d.positives, d.negatives]
+                    + [f"{value:.3f}" for value in (d.std, d.min, d.max)]
+                    + [f"{auc(i):.3f}" for auc in aucs.values()]
+                    for i, d in enumerate(directions)
+                ],
+            ),
+            "<h2>Cosines</h2>",
+            _table(
+                ["", *names],
+                [
+                    [name, *(f"{cosine:+.2f}" for cosine in row)]
+                    for name, row in zip(names, cosines(directions).tolist(), strict=True)
+                ],
+            ),
+        ]
+    if found:
+        body += [
+            "<h2>Edits</h2>",
+            _table(list(Edited.__annotations__), [edited.cells() for edited in found]),
+        ]
+    body.append("<h2>Samples</h2>")
+    for temperature in TEMPERATURES:
+        sheet = grid(flow.sample(32, temperature).cpu(), 8)
+        what = f"Temperature {temperature}"
+        body.append(f"<h3>{what}</h3>{_picture(sheet, what)}")
+    if directions:
+        body.append("<h2>Strips</h2>")
+    for d in directions:
+        what = f"{d.label}, {d.min:+.2f} to {d.max:+.2f}"
+        body.append(f"<h3>{html.escape(what)}</h3>{_picture(strip(flow, d, faces), what)}")
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(bundle.name)}'
         f"</title><style>{STYLE}</style><body>{''.join(body)}</body></html>"
     )
-
-
-def _cells(edited: Edited) -> list[Any]:
-    return [value if isinstance(value, str) else f"{value:.3f}" for value in vars(edited).values()]

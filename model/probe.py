@@ -39,6 +39,7 @@ class Probe(nn.Module):
         return logits
 
 
+@torch.random.fork_rng()
 def train(
     attributes: list[str],
     images: Tensor,
@@ -49,9 +50,11 @@ def train(
 ) -> Probe:
     """A probe of images (uint8, (N, 3, H, W)) and their signs (N, attributes): 1, -1, or 0 for
     unknown, which teaches nothing. Shifts of up to three pixels and changes of brightness keep it
-    from learning the pictures by heart."""
+    from learning the pictures by heart. It leaves torch's own random state as it was."""
+    batch = min(batch, len(images))
     torch.manual_seed(seed)
     device = images.device
+    signs = signs.to(device, torch.float32)
     probe = Probe(attributes).to(device)
     generator = torch.Generator().manual_seed(seed)
     steps = epochs * (len(images) // batch)
@@ -63,8 +66,9 @@ def train(
         chosen = torch.randint(len(images), (batch,), generator=generator)
         dx, dy = torch.randint(-3, 4, (2,), generator=generator).tolist()
         gain = 0.8 + 0.4 * torch.rand(batch, 1, 1, 1, generator=generator)
-        pictures = images[chosen].roll((dy, dx), dims=(2, 3)).float() / 255 * gain.to(device)
-        target = signs[chosen].to(device, torch.float32)
+        shifted = images[chosen].roll((dy, dx), dims=(2, 3))
+        pictures = shifted.float().add(0.5) / 256 * gain.to(device)
+        target = signs[chosen]
         weight = torch.where(target == 1, 1 / share[0], 1 / share[1]) * (target != 0)
         logits = probe(pictures)
         losses = F.binary_cross_entropy_with_logits(logits, (target + 1) / 2, reduction="none")
@@ -80,3 +84,10 @@ def train(
 def judge(probe: Probe, pictures: Tensor, batch: int = 256) -> Tensor:
     """Logits of many pictures on the 0 to 1 scale, clipped to it: (N, attributes)."""
     return torch.cat([probe(chunk.clamp(0, 1)) for chunk in pictures.split(batch)])
+
+
+def judge_images(probe: Probe, images: Tensor, batch: int = 256) -> Tensor:
+    """Logits of many images (uint8), each value at the middle of its bin: (N, attributes)."""
+    return torch.cat(
+        [judge(probe, chunk.float().add(0.5) / 256, batch) for chunk in images.split(batch)]
+    )

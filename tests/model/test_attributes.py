@@ -1,27 +1,38 @@
 """Directions against latents computed the plain way, all at once."""
 
+import math
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from typer.testing import CliRunner, Result
 
+from model.__main__ import app
 from model.attributes import (
     ATTRIBUTES,
     STRENGTHS,
     Attribute,
+    Batches,
     Readings,
     attributes_of,
-    mean_differences,
+    directions_of,
+    mean_difference,
+    orthogonal,
     ranged,
     read,
-    signs,
+    regression,
+    sum_up,
 )
-from model.bundle import Direction
+from model.bundle import Bundle, Direction
 from model.config import FlowConfig
+from model.data import Labels, grid
 from model.flow import Flow
 
-SMILE, AGE = Attribute("smiling", "Smile", "Expression"), Attribute("older", "Age", "Look")
+SMILE, AGE, HAT = (Attribute(name, name, "Look") for name in ("smiling", "older", "hat"))
+NAN = math.nan
 
 
 @pytest.fixture
@@ -40,10 +51,14 @@ def images() -> Tensor:
 
 
 NAMES = [f"{i}.jpg" for i in range(30)]
-LABELS = {
-    name: {"smiling": ["1", "-1", ""][i % 3], "older": "1" if i < 12 else "-1"}
-    for i, name in enumerate(NAMES)
-}
+SIGNS = torch.tensor(  # smiling, older, hat
+    [[(1, -1, 0)[i % 3], 1 if i < 12 else -1, (1, 1, 1, -1, -1, 0, -1)[i % 7]] for i in range(30)],
+    dtype=torch.float64,
+)
+LABELS = Labels(
+    ["smiling", "older", "hat"],
+    {name: sign.where(sign != 0, NAN).numpy() for name, sign in zip(NAMES, SIGNS, strict=True)},
+)
 
 
 def in_batches(images: Tensor, size: int) -> list[tuple[list[str], Tensor]]:
@@ -55,19 +70,24 @@ def latents(flow: Flow, images: Tensor) -> Tensor:
         return flow.flatten(flow.encode(images)).double()
 
 
+def plain(flow: Flow, batches: Batches, attributes: list[Attribute]) -> list[Direction]:
+    sums = sum_up(flow, batches, LABELS, attributes)
+    return directions_of(sums, mean_difference(sums))
+
+
 @pytest.mark.parametrize("size", [1, 7, 30])
 def test_a_direction_is_the_difference_of_the_means(flow: Flow, images: Tensor, size: int) -> None:
-    smile, age = mean_differences(flow, in_batches(images, size), LABELS, [SMILE, AGE])
+    smile, age = plain(flow, in_batches(images, size), [SMILE, AGE])
     z = latents(flow, images)
     expected = z[0::3].mean(0) - z[1::3].mean(0)
     torch.testing.assert_close(smile.vector.double(), expected, rtol=1e-4, atol=1e-5)
-    assert (smile.name, smile.label, smile.group) == ("smiling", "Smile", "Expression")
+    assert (smile.name, smile.label, smile.group) == ("smiling", "smiling", "Look")
     assert (smile.positives, smile.negatives) == (10, 10)
     assert (age.positives, age.negatives) == (12, 18)
 
 
 def test_readings_are_half_a_unit_at_the_means(flow: Flow, images: Tensor) -> None:
-    directions = mean_differences(flow, in_batches(images, 30), LABELS, [SMILE, AGE])
+    directions = plain(flow, in_batches(images, 30), [SMILE, AGE])
     z = latents(flow, images).float()
     assert directions[0].reading(z[0::3].mean(0)) == pytest.approx(0.5, abs=1e-3)
     assert directions[0].reading(z[1::3].mean(0)) == pytest.approx(-0.5, abs=1e-3)
@@ -79,6 +99,130 @@ def test_readings_are_half_a_unit_at_the_means(flow: Flow, images: Tensor) -> No
     assert readings.values[5, 1].item() == pytest.approx(directions[1].reading(z[5]), abs=1e-4)
 
 
+class TestStratified:
+    @staticmethod
+    def expected(z: Tensor, own: int, others: list[int]) -> Tensor:
+        """Stratum by stratum, from all latents at once."""
+        total, weights = torch.zeros(z.shape[1], dtype=torch.float64), 0.0
+        for stratum in {tuple(row) for row in SIGNS[:, others].tolist()}:
+            here = (SIGNS[:, others] == torch.tensor(stratum, dtype=torch.float64)).all(1)
+            positive, negative = z[here & (SIGNS[:, own] == 1)], z[here & (SIGNS[:, own] == -1)]
+            if len(positive) and len(negative):
+                weight = len(positive) * len(negative) / (len(positive) + len(negative))
+                total += weight * (positive.mean(0) - negative.mean(0))
+                weights += weight
+        return total / weights
+
+    @pytest.mark.parametrize("size", [4, 30])
+    def test_is_the_mean_of_the_differences_within_strata(
+        self, flow: Flow, images: Tensor, size: int
+    ) -> None:
+        sums = sum_up(flow, in_batches(images, size), LABELS, [SMILE, AGE], ["older", "hat"])
+        smile, age = directions_of(sums, mean_difference(sums))
+        z = latents(flow, images)
+        for found, own, others in ((smile, 0, [1, 2]), (age, 1, [2])):
+            expected = self.expected(z, own, others)
+            torch.testing.assert_close(found.vector.double(), expected, rtol=1e-4, atol=1e-5)
+        assert (smile.positives, smile.negatives) == (10, 10)
+
+    def test_an_attribute_by_itself_is_plain(self, flow: Flow, images: Tensor) -> None:
+        sums = sum_up(flow, in_batches(images, 30), LABELS, [SMILE], ["smiling"])
+        (found,) = directions_of(sums, mean_difference(sums))
+        (expected,) = plain(flow, in_batches(images, 30), [SMILE])
+        torch.testing.assert_close(found.vector, expected.vector)
+        assert found.origin == pytest.approx(expected.origin, abs=1e-6)
+
+    def test_no_stratum_with_both(self, flow: Flow, images: Tensor) -> None:
+        copies = Labels(["a", "b"], {name: row[[1, 1]] for name, row in LABELS.rows.items()})
+        sums = sum_up(flow, in_batches(images, 30), copies, [Attribute("a", "A", "Look")], ["b"])
+        with pytest.raises(ValueError, match="no stratum of b has images with a and without"):
+            mean_difference(sums)
+
+
+class TestRegression:
+    @staticmethod
+    def expected(z: Tensor, signs: Tensor) -> Tensor:
+        """Twice numpy's least squares of all latents on all centred labels."""
+        known = signs != 0
+        centred = torch.where(known, signs - signs.sum(0) / known.sum(0), 0)
+        return 2 * torch.from_numpy(np.linalg.lstsq(centred.numpy(), z.numpy(), rcond=None)[0])
+
+    def test_is_least_squares(self, flow: Flow, images: Tensor) -> None:
+        sums = sum_up(flow, in_batches(images, 7), LABELS, [SMILE, AGE, HAT])
+        found = torch.stack([d.vector for d in directions_of(sums, regression(sums))])
+        expected = self.expected(latents(flow, images), SIGNS)
+        torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("attribute", [SMILE, AGE, HAT])
+    def test_of_one_label_is_the_mean_difference(
+        self, flow: Flow, images: Tensor, attribute: Attribute
+    ) -> None:
+        sums = sum_up(flow, in_batches(images, 30), LABELS, [attribute])
+        for found, expected in zip(regression(sums), mean_difference(sums), strict=True):
+            torch.testing.assert_close(found, expected)
+
+    def test_of_classes_is_of_least_norm(self, flow: Flow, images: Tensor) -> None:
+        signs = torch.eye(3, dtype=torch.float64).repeat(10, 1) * 2 - 1
+        labels = Labels(["a", "b", "c"], dict(zip(NAMES, signs.numpy(), strict=True)))
+        sums = sum_up(flow, in_batches(images, 7), labels, attributes_of(labels))
+        positive, negative = regression(sums)
+        expected = self.expected(latents(flow, images), signs)
+        torch.testing.assert_close(positive - negative, expected, rtol=1e-4, atol=1e-5)
+
+    def test_holds_other_attributes_still(self) -> None:
+        """Pictures that glasses brighten on the left and age on the right, where glasses are worn
+        by the old: the plain difference takes both for glasses, the others tell them apart."""
+        flow = Flow(FlowConfig(resolution=8, steps=(1, 1), hidden=(4, 4))).requires_grad_(False)
+        glasses = torch.tensor([1.0] * 16 + [-1.0] * 16)
+        older = torch.tensor([1.0] * 13 + [-1.0] * 3 + [1.0] * 3 + [-1.0] * 13)
+        images = torch.full((32, 3, 8, 8), 100.0)
+        images[..., :4] += 20 * glasses[:, None, None, None]
+        images[..., 4:] += 20 * older[:, None, None, None]
+        names = [f"{i}.png" for i in range(32)]
+        signs = torch.stack([glasses, older], dim=1).double()
+        labels = Labels(["glasses", "older"], dict(zip(names, signs.numpy(), strict=True)))
+        batches = [(names, images.to(torch.uint8))]
+        attributes = attributes_of(labels, ["glasses", "older"])
+        sums = sum_up(flow, batches, labels, attributes)
+        strata = sum_up(flow, batches, labels, attributes, ["glasses", "older"])
+
+        def spill(means: tuple[Tensor, Tensor]) -> float:
+            """How much of the direction of glasses lies on the right, over that on the left."""
+            picture = flow.decode(flow.unflatten((means[0] - means[1])[:1].float())) - 0.5
+            return (picture[..., 4:].norm() / picture[..., :4].norm()).item()
+
+        assert spill(mean_difference(sums)) > 0.4
+        assert spill(regression(sums)) < 0.05
+        assert spill(mean_difference(strata)) < 0.05
+
+
+class TestOrthogonal:
+    def test_is_the_nearest_set_at_right_angles(self) -> None:
+        vectors = torch.randn(4, 50, dtype=torch.float64) + torch.randn(50, dtype=torch.float64)
+        found = orthogonal(vectors)
+        units, lengths = found / found.norm(dim=1, keepdim=True), found.norm(dim=1)
+        torch.testing.assert_close(units @ units.T, torch.eye(4, dtype=torch.float64))
+        torch.testing.assert_close(lengths, (vectors * units).sum(1))
+        # the orthogonal factor of the polar decomposition, by another road
+        u, _, v = torch.linalg.svd(vectors / vectors.norm(dim=1, keepdim=True), full_matrices=False)
+        torch.testing.assert_close(units, u @ v)
+
+    def test_takes_no_order(self) -> None:
+        vectors = torch.randn(3, 20, dtype=torch.float64)
+        torch.testing.assert_close(orthogonal(vectors.flip(0)).flip(0), orthogonal(vectors))
+
+    def test_still_reads_half_at_the_means(self, flow: Flow, images: Tensor) -> None:
+        sums = sum_up(flow, in_batches(images, 30), LABELS, [SMILE, AGE, HAT])
+        smile, *_ = directions_of(sums, mean_difference(sums), orthogonalise=True)
+        z = latents(flow, images).float()
+        assert smile.reading(z[0::3].mean(0)) == pytest.approx(0.5, abs=1e-3)
+        assert smile.reading(z[1::3].mean(0)) == pytest.approx(-0.5, abs=1e-3)
+
+    def test_a_sum_of_the_others(self) -> None:
+        with pytest.raises(ValueError, match="not independent"):
+            orthogonal(torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 1, 0]], dtype=torch.float64))
+
+
 def test_auc_counts_the_pairs_in_order() -> None:
     values = torch.tensor([[0.1], [0.4], [0.35], [0.8], [9.0]], dtype=torch.float64)
     sign = torch.tensor([[-1.0], [-1.0], [1.0], [1.0], [0.0]], dtype=torch.float64)
@@ -87,29 +231,32 @@ def test_auc_counts_the_pairs_in_order() -> None:
     assert Readings(values, sign.abs()).auc(0) != Readings(values, sign.abs()).auc(0)  # nan
 
 
+def test_a_tie_counts_half() -> None:
+    values = torch.tensor([[1.0], [1.0], [1.0], [2.0]], dtype=torch.float64)
+    sign = torch.tensor([[1.0], [-1.0], [-1.0], [1.0]], dtype=torch.float64)
+    assert Readings(values, sign).auc(0) == pytest.approx(3 / 4)
+
+
 def test_an_attribute_that_none_has_is_an_error(flow: Flow, images: Tensor) -> None:
-    labels = {name: {"smiling": "-1"} for name in NAMES}
+    labels = Labels(["smiling"], {name: np.array([-1.0]) for name in NAMES})
     with pytest.raises(ValueError, match="smiling has 0 positive and 30 negative"):
-        mean_differences(flow, in_batches(images, 30), labels, [SMILE])
-
-
-def test_images_without_a_row_are_an_error() -> None:
-    with pytest.raises(ValueError, match=r"2 images have no row.*x\.jpg, y\.jpg"):
-        signs(LABELS, ["0.jpg", "x.jpg", "y.jpg"], ["smiling"])
+        sum_up(flow, in_batches(images, 30), labels, [SMILE])
 
 
 def test_known_columns_come_with_their_labels() -> None:
-    labels = {"a.jpg": {"older": "1", "yaw": "0.31", "smiling": ""}}
+    labels = Labels(["older", "yaw", "smiling"], {})
     assert [attribute.label for attribute in attributes_of(labels)] == ["Smile", "Age"]
+    chosen = attributes_of(labels, ["yaw", "older"])
+    assert [attribute.label for attribute in chosen] == ["Yaw", "Age"]
     assert len({attribute.name for attribute in ATTRIBUTES}) == len(ATTRIBUTES)
 
 
-def test_unknown_tables_give_their_binary_columns() -> None:
-    labels = {
-        "a.jpg": {"Wavy_Hair": "1", "yaw": "0.31", "source": "1"},
-        "b.jpg": {"Wavy_Hair": "-1", "yaw": "-1", "source": "uk"},
-    }
-    assert attributes_of(labels) == [Attribute("Wavy_Hair", "Wavy hair", "Attributes")]
+def test_unknown_tables_give_all_their_columns() -> None:
+    labels = Labels(["Wavy_Hair", "yaw"], {})
+    assert attributes_of(labels) == [
+        Attribute("Wavy_Hair", "Wavy hair", "Attributes"),
+        Attribute("yaw", "Yaw", "Attributes"),
+    ]
 
 
 def direction_of(vector: Tensor) -> Direction:
@@ -140,33 +287,116 @@ def test_a_range_ends_where_pictures_burst(flow: Flow) -> None:
     assert (still.min, still.max) == (-STRENGTHS[-1], STRENGTHS[-1])
 
 
-def test_directions_from_the_command_line(tmp_path: Path, images: Tensor, flow: Flow) -> None:
-    from typer.testing import CliRunner
+def test_a_range_allows_its_share_to_burst(flow: Flow) -> None:
+    """Found as by decoding every face at every strength: some of forty burst sooner."""
+    shades = torch.linspace(40, 215, 40).to(torch.uint8)[:, None, None, None].expand(40, 3, 8, 8)
+    with torch.no_grad():
+        z = flow.flatten(flow.encode(shades))
+        vector = 0.4 * (z[-1] - z[0])
 
-    from model.__main__ import app
-    from model.bundle import Bundle
-    from model.data import grid
+        def share(strength: float) -> float:
+            pictures = flow.decode(flow.unflatten(z + strength * vector)).flatten(1)
+            return ((pictures.amin(1) >= -0.2) & (pictures.amax(1) <= 1.2)).double().mean().item()
 
-    faces = tmp_path / "faces"
-    faces.mkdir()
-    for name, image in zip(NAMES, images, strict=True):
-        grid(image[None], 1).save(faces / name.replace("jpg", "png"))
-    rows = [f"{name.replace('jpg', 'png')},{row['older']}" for name, row in LABELS.items()]
-    (tmp_path / "labels.csv").write_text("\n".join(["file,older", *rows]))
-    Bundle("toy", flow, card={"licence": "none"}).save(tmp_path / "toy.safetensors")
-    arguments = ["directions", "--bundle", "toy.safetensors", "--data", "faces"]
-    arguments += ["--validation", "faces", "--labels", "labels.csv", "--half"]
-    arguments = [str(tmp_path / a) if (tmp_path / a).exists() else a for a in arguments]
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0, result.output
-    assert "older" in result.output
-    bundle = Bundle.load(tmp_path / "toy.safetensors")
-    (direction,) = bundle.directions
-    assert (direction.positives, direction.negatives) == (12, 18)
-    assert direction.std > 0
-    assert direction.min < 0 < direction.max
-    assert bundle.card == {"licence": "none"}
-    z = latents(bundle.flow, images)
-    torch.testing.assert_close(
-        direction.vector.double(), z[:12].mean(0) - z[12:].mean(0), rtol=1e-2, atol=2e-3
+    for wanted in (0.5, 0.8, 0.95):
+        found = ranged(flow, direction_of(vector), z, wanted)
+        for sign, end in ((1, found.max), (-1, -found.min)):
+            held = [s for s in STRENGTHS if share(sign * s) >= wanted]
+            assert end == max(held, default=STRENGTHS[0])
+
+
+class TestCommand:
+    @pytest.fixture
+    def folder(self, tmp_path: Path, images: Tensor, flow: Flow) -> Path:
+        (tmp_path / "faces").mkdir()
+        for name, image in zip(NAMES, images, strict=True):
+            grid(image[None], 1).save(tmp_path / "faces" / name.replace("jpg", "png"))
+        rows = [
+            ",".join([name.replace("jpg", "png"), *(f"{v:.0f}" if v == v else "" for v in row)])
+            for name, row in LABELS.rows.items()
+        ]
+        (tmp_path / "labels.csv").write_text("\n".join(["file,smiling,older,hat", *rows]))
+        Bundle("toy", flow, card={"licence": "none"}).save(tmp_path / "toy.safetensors")
+        return tmp_path
+
+    @staticmethod
+    def invoke(folder: Path, *arguments: str) -> Result:
+        faces = str(folder / "faces")
+        command = ["directions", "--bundle", str(folder / "toy.safetensors"), "--data", faces]
+        return CliRunner().invoke(app, [*command, "--validation", faces, *arguments])
+
+    def run(self, folder: Path, *arguments: str) -> str:
+        result = self.invoke(folder, *arguments)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    def test_writes_directions_into_the_bundle(self, folder: Path, images: Tensor) -> None:
+        labels = str(folder / "labels.csv")
+        output = self.run(folder, "--labels", labels, "--attributes", "older", "--half")
+        assert "older" in output
+        bundle = Bundle.load(folder / "toy.safetensors")
+        (direction,) = bundle.directions
+        assert (direction.positives, direction.negatives) == (12, 18)
+        assert direction.std > 0
+        assert direction.min < 0 < direction.max
+        assert bundle.card == {
+            "licence": "none",
+            "directions": {"method": "mean difference", "stratified_by": [], "orthogonal": False},
+        }
+        z = latents(bundle.flow, images)
+        torch.testing.assert_close(
+            direction.vector.double(), z[:12].mean(0) - z[12:].mean(0), rtol=1e-2, atol=2e-3
+        )
+
+    @pytest.mark.parametrize("method", ["stratify", "regression", "orthogonal"])
+    def test_other_directions(self, folder: Path, images: Tensor, method: str) -> None:
+        arguments = ["--labels", str(folder / "labels.csv"), "--attributes", "smiling, older"]
+        match method:
+            case "stratify":
+                arguments += ["--stratify", "older,hat"]
+            case other:
+                arguments += [f"--{other}"]
+        output = self.run(folder, *arguments)
+        bundle = Bundle.load(folder / "toy.safetensors")
+        strata = ["older", "hat"] if method == "stratify" else []
+        sums = sum_up(bundle.flow, in_batches(images, 30), LABELS, [SMILE, AGE], strata)
+        means = (regression if method == "regression" else mean_difference)(sums)
+        expected = directions_of(sums, means, method == "orthogonal")
+        for found, wanted in zip(bundle.directions, expected, strict=True):
+            torch.testing.assert_close(found.vector, wanted.vector, rtol=1e-3, atol=1e-5)
+        cosine = torch.cosine_similarity(expected[0].vector, expected[1].vector, dim=0).item()
+        assert re.search(rf"^older +{100 * cosine:.0f} +100$", output, re.MULTILINE)
+        assert bundle.card["directions"]["stratified_by"] == strata
+
+    def test_subfolders_are_classes(self, folder: Path) -> None:
+        for i, path in enumerate(sorted((folder / "faces").iterdir())):
+            path = path.rename(folder / path.name)
+            (folder / "faces" / "abc"[i % 3]).mkdir(exist_ok=True)
+            path.rename(folder / "faces" / "abc"[i % 3] / path.name)
+        self.run(folder, "--regression")
+        directions = Bundle.load(folder / "toy.safetensors").directions
+        assert [(d.name, d.positives, d.negatives) for d in directions] == [
+            (name, 10, 20) for name in "abc"
+        ]
+
+    @pytest.mark.parametrize(
+        ("arguments", "error"),
+        [
+            ([], "no labels"),
+            (["--stratify", "hat", "--regression"], "in two ways"),
+            (["--labels", "labels.csv", "--attributes", "wings"], "no column of numbers wings"),
+            (["--labels", "labels.csv", "--stratify", "wings"], "no column of numbers wings"),
+            (["--labels", "text.csv"], "no labels"),
+            (["--labels", "short.csv"], "29 images without a row: 1.png"),
+        ],
     )
+    def test_says_what_is_wrong(self, folder: Path, arguments: list[str], error: str) -> None:
+        (folder / "short.csv").write_text("file,older\n0.png,1\n")
+        rows = [f"{name.replace('jpg', 'png')},uk" for name in NAMES]
+        (folder / "text.csv").write_text("\n".join(["file,source", *rows]))
+        arguments = [str(folder / a) if a.endswith(".csv") else a for a in arguments]
+        before = (folder / "toy.safetensors").read_bytes()
+        result = self.invoke(folder, *arguments)
+        assert result.exit_code
+        assert error in result.output + str(result.exception)
+        assert (folder / "toy.safetensors").read_bytes() == before

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
-from model.data import Images, Split, grid, read_labels
+from model.__main__ import app
+from model.data import Images, Labels, Split, check_rows, find_labels, grid, read_labels, write_pack
 
 WritePictures = Callable[..., list[Path]]
 
@@ -302,6 +304,161 @@ class TestFind:
         assert [path.name for path in images.sources] == ["faces64-val.tar"]
 
 
+class TestCelebA:
+    """A folder as it is downloaded: twelve pictures to train on, four to validate, four to test."""
+
+    @pytest.fixture
+    def celeba(self, tmp_path: Path) -> Path:
+        folder = tmp_path / "celeba"
+        (folder / "img_align_celeba").mkdir(parents=True)
+        names = [f"{i:06d}.jpg" for i in range(1, 21)]
+        for i, name in enumerate(names):
+            picture = Image.new("RGB", (178, 218), "red")
+            picture.paste((0, 10 * i, 200), (15, 35, 163, 183))
+            picture.save(folder / "img_align_celeba" / name, quality=95, subsampling=0)
+        rows = [
+            f"{name} {'1' if i % 2 else '-1'} {'-1' if i % 3 else ' 1'}"
+            for i, name in enumerate(names)
+        ]
+        (folder / "list_attr_celeba.txt").write_text(
+            "\n".join(["20", "Smiling Wavy_Hair ", *rows]) + "\n"
+        )
+        parts = [f"{name} {0 if i < 12 else 1 if i < 16 else 2}" for i, name in enumerate(names)]
+        (folder / "list_eval_partition.txt").write_text("\n".join(parts) + "\n")
+        return folder
+
+    def test_its_partition_is_the_splits(self, celeba: Path) -> None:
+        train, held_out = (Images.find(celeba, SIZE, split) for split in ("train", "val"))
+        assert [name for name, _ in train] == [f"{i:06d}.jpg" for i in range(1, 13)]
+        assert held_out.names() == [f"{i:06d}.jpg" for i in range(13, 17)]
+
+    def test_its_middle_is_cut(self, celeba: Path) -> None:
+        for i, (_, image) in enumerate(Images.find(celeba, 64, "train")):
+            colour = torch.tensor([0.0, 10.0 * i, 200.0])[:, None, None].expand(3, 64, 64)
+            assert (image - colour)[:, 2:-2, 2:-2].abs().max() < 8
+            assert image[0].float().mean() < 20  # no more red than the edge blurs in
+
+    def test_its_attributes_are_labels(self, celeba: Path) -> None:
+        labels = find_labels(celeba, [])
+        assert labels
+        assert labels.columns == ["Smiling", "Wavy_Hair"]
+        assert len(labels.rows) == 20
+        signs = labels.signs(["000001.jpg", "000002.jpg", "000004.jpg"], labels.columns)
+        assert signs.tolist() == [[-1, 1], [1, -1], [1, 1]]
+
+    def test_an_image_without_a_part(self, celeba: Path) -> None:
+        (celeba / "img_align_celeba" / "x.jpg").write_bytes(png())
+        with pytest.raises(ValueError, match=r"partition\.txt.*1 images without a row: x\.jpg"):
+            Images.find(celeba, SIZE, "train")
+
+    @pytest.mark.parametrize("line", ["000001.jpg", "000001.jpg 3", "", "a b c"])
+    def test_a_broken_partition(self, celeba: Path, line: str) -> None:
+        (celeba / "list_eval_partition.txt").write_text(f"000001.jpg 0\n{line}\n")
+        with pytest.raises(ValueError, match=r"partition\.txt, line 2"):
+            Images.find(celeba, SIZE, "train")
+
+    def test_a_row_of_another_length(self, celeba: Path) -> None:
+        (celeba / "list_attr_celeba.txt").write_text("2\nSmiling Hat\na.jpg 1 1\nb.jpg 1\n")
+        with pytest.raises(ValueError, match=r"celeba\.txt, line 4"):
+            read_labels(celeba / "list_attr_celeba.txt")
+
+    def test_packs(self, celeba: Path, tmp_path: Path) -> None:
+        """From the download to a folder of packs, whose labels still match."""
+        for split in ("train", "val"):
+            arguments = ["pack", "--data", str(celeba), "--split", split, "--resolution", "16"]
+            out = tmp_path / "packs" / f"faces16-{split}.tar"
+            out.parent.mkdir(exist_ok=True)
+            result = CliRunner().invoke(app, [*arguments, "--out", str(out)])
+            assert result.exit_code == 0, result.output
+        for split in ("train", "val"):
+            packed, loose = (Images.find(at, 16, split) for at in (tmp_path / "packs", celeba))
+            assert packed.names() == loose.names()
+            change = packed.load().float() - loose.load().float()
+            assert change.abs().max() < 16
+        labels = read_labels(celeba / "list_attr_celeba.txt")
+        check_rows(packed.names(), labels.rows, "labels")
+
+
+class TestPack:
+    def test_keeps_names_and_kinds(self, tmp_path: Path) -> None:
+        for name, kind in (("a.png", "PNG"), ("b/c.jpg", "JPEG"), ("d.webp", "WEBP")):
+            path = tmp_path / "faces" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40, 48), (200, 100, 50)).save(path, kind)
+        images = Images((tmp_path / "faces",), 16)
+        assert write_pack(images, tmp_path / "p.tar") == 3
+        with tarfile.open(tmp_path / "p.tar") as tar:
+            found = {m.name: Image.open(tar.extractfile(m) or io.BytesIO()) for m in tar}
+            assert {name: (image.format, image.size) for name, image in found.items()} == {
+                "a.png": ("PNG", (16, 16)),
+                "b/c.jpg": ("JPEG", (16, 16)),
+                "d.webp": ("WEBP", (16, 16)),
+            }
+
+    def test_loses_nothing_of_png_and_repeats(
+        self, tmp_path: Path, write_pictures: WritePictures
+    ) -> None:
+        write_pictures(tmp_path / "faces", 4)
+        images = Images((tmp_path / "faces",), SIZE)
+        write_pack(images, tmp_path / "p.tar")
+        assert torch.equal(load(tmp_path / "p.tar")[1], images.load())
+        write_pack(images, tmp_path / "q.tar")
+        assert (tmp_path / "p.tar").read_bytes() == (tmp_path / "q.tar").read_bytes()
+
+    def test_leaves_out_the_broken(self, tmp_path: Path) -> None:
+        source = pack(tmp_path / "p.tar", {"broken.png": png()[:60], "a.png": png()})
+        assert write_pack(Images((source,), 16), tmp_path / "q.tar") == 1
+
+    def test_no_such_split(self, tmp_path: Path) -> None:
+        arguments = ["pack", "--data", str(tmp_path), "--out", "p.tar", "--split", "test"]
+        assert "no split 'test'" in CliRunner().invoke(app, arguments).output
+
+
+class TestClasses:
+    @staticmethod
+    def names(*folders: str) -> list[str]:
+        return [f"{folder}/{i}.png" for folder in folders for i in range(2)]
+
+    def test_a_column_a_class(self) -> None:
+        labels = find_labels(Path("nowhere"), self.names("hat", "bare", "scarf"))
+        assert labels
+        assert labels.columns == ["bare", "hat", "scarf"]
+        assert labels.signs(["hat/0.png"], labels.columns).tolist() == [[-1, 1, -1]]
+
+    def test_two_classes_make_one_column(self) -> None:
+        labels = find_labels(Path("nowhere"), self.names("smiling", "neutral"))
+        assert labels
+        assert labels.columns == ["smiling"]
+        signs = labels.signs(["smiling/0.png", "neutral/1.png"], ["smiling"])
+        assert signs.tolist() == [[1], [-1]]
+
+    def test_neither_classes_nor_celeba(self) -> None:
+        assert find_labels(Path("nowhere"), ["a.png", "b.png"]) is None
+        assert find_labels(Path("nowhere"), ["one/a.png", "one/b.png"]) is None
+        assert find_labels(Path("nowhere"), ["one/a.png", "two/b.png", "c.png"]) is None
+
+    def test_subfolders_of_a_folder(self, tmp_path: Path, write_pictures: WritePictures) -> None:
+        for name in ("no", "yes"):
+            write_pictures(tmp_path / name, 2)
+        images = Images((tmp_path,), SIZE)
+        labels = find_labels(tmp_path, images.names())
+        assert labels
+        assert labels.signs([name for name, _ in images], ["yes"]).flatten().tolist() == [
+            *(-1, -1, 1, 1)
+        ]
+
+
+def rows_of(labels: Labels) -> dict[str, dict[str, float | None]]:
+    """The table as rows by file, None where a value is not known."""
+    return {
+        name: {
+            column: None if np.isnan(value) else float(value)
+            for column, value in zip(labels.columns, row, strict=True)
+        }
+        for name, row in labels.rows.items()
+    }
+
+
 class TestLabels:
     @staticmethod
     def table(tmp_path: Path, text: str) -> Path:
@@ -310,11 +467,18 @@ class TestLabels:
         return path
 
     def test_rows_by_file(self, tmp_path: Path) -> None:
-        path = self.table(tmp_path, "smiling,file,older\n1,a.png,-1\n,b.png,1\n")
-        assert read_labels(path) == {
-            "a.png": {"smiling": "1", "older": "-1"},
-            "b.png": {"smiling": "", "older": "1"},
+        path = self.table(tmp_path, "smiling,file,older\n1,a.png,-1\n,b.png,0.5\n")
+        assert rows_of(read_labels(path)) == {
+            "a.png": {"smiling": 1, "older": -1},
+            "b.png": {"smiling": None, "older": 0.5},
         }
+
+    def test_columns_of_text_are_left_out(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = self.table(tmp_path, "file,source,older,hat\na.png,us,1,1\nb.png,uk,-1,l\n\n")
+        assert rows_of(read_labels(path)) == {"a.png": {"older": 1}, "b.png": {"older": -1}}
+        assert caplog.messages == [f"{path}, column hat is left out for the text on line 3: 'l'"]
 
     def test_no_column_of_files(self, tmp_path: Path) -> None:
         path = self.table(tmp_path, "name,smiling\na.png,1\n")
@@ -329,13 +493,15 @@ class TestLabels:
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         path = self.table(tmp_path, "file,smiling,older\na.png,1,1\nb.png,1,1\na.png,-1,1\n")
-        expected = {"a.png": {"smiling": "", "older": "1"}, "b.png": {"smiling": "1", "older": "1"}}
-        assert read_labels(path) == expected
+        assert rows_of(read_labels(path)) == {
+            "a.png": {"smiling": None, "older": 1},
+            "b.png": {"smiling": 1, "older": 1},
+        }
         assert caplog.messages == [f"{path}, line 4: a second row for a.png"]
 
     def test_a_third_row_cannot_settle_what_two_dispute(self, tmp_path: Path) -> None:
         path = self.table(tmp_path, "file,smiling\na.png,1\na.png,-1\na.png,1\n")
-        assert read_labels(path) == {"a.png": {"smiling": ""}}
+        assert rows_of(read_labels(path)) == {"a.png": {"smiling": None}}
 
     @pytest.mark.parametrize("row", ["b.png", "b.png,1", "b.png,1,1,1"])
     def test_a_row_of_another_length(self, tmp_path: Path, row: str) -> None:
@@ -345,7 +511,46 @@ class TestLabels:
 
     def test_a_byte_order_mark(self, tmp_path: Path) -> None:
         path = self.table(tmp_path, "\ufefffile,smiling\na.png,1\n")
-        assert read_labels(path) == {"a.png": {"smiling": "1"}}
+        assert rows_of(read_labels(path)) == {"a.png": {"smiling": 1}}
+
+    @pytest.mark.parametrize(
+        ("values", "signs"),
+        [
+            (["1", "-1", "", "1.0"], [1, -1, 0, 1]),
+            (["1", "0", "", "1"], [1, -1, 0, 1]),
+            (["1", "0", "-1", ""], [1, 0, -1, 0]),
+            (["1", "", "1", ""], [1, 0, 1, 0]),
+            (["0.1", "0.9", "0.5", "0.2", "", "0.6", "0.8"], [-1, 1, 0, -1, 0, 0, 1]),
+            (["0", "0", "0", "0", "5", "9"], [-1, -1, -1, -1, 1, 1]),
+        ],
+        ids=["minus one", "zero", "between", "only ones", "graded", "mostly the least"],
+    )
+    def test_signs(self, tmp_path: Path, values: list[str], signs: list[int]) -> None:
+        """Of a graded column the upper third has it, the lower third has it not."""
+        names = [f"{i}.png" for i in range(len(values))]
+        rows = [f"{name},{value}," for name, value in zip(names, values, strict=True)]
+        labels = read_labels(self.table(tmp_path, "\n".join(["file,a,b", *rows])))
+        assert labels.signs(names, ["a"]).flatten().tolist() == signs
+        assert labels.signs(names, ["b", "a"])[:, 0].abs().sum() == 0
+        assert labels.signs(names, []).shape == (len(names), 0)
+
+    def test_images_without_a_row_are_an_error(self) -> None:
+        labels = Labels(["a"], {"0.jpg": np.array([1.0])})
+        with pytest.raises(ValueError, match=r"leaves out 2 images: x\.jpg, y\.jpg"):
+            labels.signs(["0.jpg", "x.jpg", "y.jpg"], ["a"])
+
+    def test_a_column_that_is_not_there(self) -> None:
+        labels = Labels(["a", "b"], {"0.jpg": np.array([1.0, 1.0])})
+        with pytest.raises(ValueError, match=r"no column of numbers c; it has a, b"):
+            labels.signs(["0.jpg"], ["a", "c"])
+
+    def test_images_and_rows_that_do_not_match(self) -> None:
+        rows = {f"{i}.jpg" for i in range(9)}
+        check_rows(["1.jpg", "2.jpg"], rows, "t.csv")
+        with pytest.raises(ValueError, match=r"t\.csv does not.*1 images without a row: 0\.png"):
+            check_rows(["0.png", "1.jpg"], rows, "t.csv")
+        with pytest.raises(ValueError, match=r"8 rows without an image: 0\.jpg, 2\.jpg, .*…"):
+            check_rows(["0.png", "1.jpg"], rows, "t.csv")
 
 
 class TestGrid:
