@@ -5,7 +5,7 @@ import logging
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Literal, cast, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 import torch
 import typer
@@ -23,12 +23,14 @@ from model.attributes import (
 )
 from model.attributes import regression as regress
 from model.bundle import Bundle
-from model.config import PRESETS, FlowConfig
+from model.config import PRESETS
 from model.data import (
     Images,
     Labels,
     Split,
     check_rows,
+    class_names,
+    classes_of,
     find_labels,
     read_labels,
     write_pack,
@@ -81,6 +83,9 @@ def train(
         bool, typer.Option(help="Turn, shift, scale and brighten the images a little.")
     ] = False,
     compile: Annotated[bool, typer.Option(help="Compile the steps of the flow.")] = False,
+    ycond: Annotated[
+        bool, typer.Option(help="A prior for each class of images; a class is a subfolder.")
+    ] = False,
     seed: int = DEFAULTS.seed,
     checkpoint_every: int = DEFAULTS.checkpoint_every,
     tensorboard: Annotated[
@@ -106,24 +111,32 @@ def train(
         checkpoint_every=checkpoint_every,
     )
     with process_group(device), summary(tensorboard) as log:
-        _train(PRESETS[preset], preset, settings, data_path, validation, out, device, log)
+        train_images = Images.find(data_path, PRESETS[preset].resolution, "train", validation)
+        held_out = Images.find(data_path, PRESETS[preset].resolution, "val", validation)
+        _train(preset, settings, train_images, held_out, ycond, out, device, log)
 
 
 def _train(
-    config: FlowConfig,
     preset: str,
     settings: TrainConfig,
-    data_path: Path,
-    validation: Path | None,
+    train_images: Images,
+    validation_images: Images,
+    ycond: bool,
     out: Path,
     device: torch.device,
     log: Log,
 ) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
-    images = Images.find(data_path, config.resolution, "train", validation).load()
-    held_out = Images.find(data_path, config.resolution, "val", validation).load()
+    names, images = next(train_images.batches(sys.maxsize))
+    held_out_names, held_out = next(validation_images.batches(sys.maxsize))
+    config, classes, labels, held_out_labels = PRESETS[preset], class_names(names), None, None
+    if ycond:
+        if not classes:
+            raise typer.BadParameter("--ycond needs the images of each class in a subfolder")
+        config = replace(config, classes=len(classes))
+        labels, held_out_labels = classes_of(names, classes), classes_of(held_out_names, classes)
     torch.manual_seed(settings.seed)
-    trainer = Trainer(Flow(config).to(device), images, settings)
+    trainer = Trainer(Flow(config).to(device), images, settings, labels)
     state = out.with_suffix(".ckpt")
     if state.exists():
         trainer.load_state_dict(torch.load(state, map_location=device, weights_only=True))
@@ -134,10 +147,12 @@ def _train(
     def checkpoint(trainer: Trainer) -> None:
         trainer.save(state)
         last = trainer.step == settings.steps
-        value = bits_per_dim(trainer.averaged, held_out if last else held_out[:320]).mean().item()
+        judged = slice(None if last else 320)
+        of = None if held_out_labels is None else held_out_labels[judged]
+        value = bits_per_dim(trainer.averaged, held_out[judged], of).mean().item()
         tqdm.write(f"step {trainer.step}: validation bits/dim {value:.4f}")
         log(trainer.step, {"validation_bits_per_dim": value})
-        about = {
+        about: dict[str, Any] = {
             "bits_per_dim": round(value, 4),
             "training": {
                 "preset": preset,
@@ -147,6 +162,8 @@ def _train(
                 **asdict(settings),
             },
         }
+        if ycond:
+            about["classes"] = classes
         Bundle(out.stem, trainer.averaged, card=about).save(out)
         save_samples(trainer.averaged, out.with_suffix(f".{trainer.step:06d}.png"))
 

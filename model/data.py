@@ -295,13 +295,36 @@ def find_labels(path: Path, names: list[str]) -> Labels | None:
     lies in no subfolder."""
     if (path / CELEBA_ATTRIBUTES).exists():
         return read_labels(path / CELEBA_ATTRIBUTES)
-    folder = {name: name.split("/")[0] for name in names if "/" in name}
-    classes = sorted(set(folder.values()))
-    if len(classes) < 2 or not all(name in folder for name in names):
+    classes = class_names(names)
+    if not classes:
         return None
     columns = classes if len(classes) > 2 else classes[1:]
     row = {of: np.array([1.0 if of == column else -1.0 for column in columns]) for of in classes}
-    return Labels(columns, {name: row[of] for name, of in folder.items()})
+    return Labels(columns, {name: row[_folder(name)] for name in names})
+
+
+def class_names(names: list[str]) -> list[str]:
+    """The classes that images belong to, by the outermost folder of each name, sorted; none where
+    an image lies in no subfolder, or all in one."""
+    if not all("/" in name for name in names):
+        return []
+    classes = sorted(set(map(_folder, names)))
+    return classes if len(classes) > 1 else []
+
+
+def classes_of(names: list[str], classes: list[str]) -> Tensor:
+    """Which of `classes` each image is of, int64 (images,).
+
+    Raises ValueError naming the images of another.
+    """
+    strangers = [name for name in names if _folder(name) not in classes]
+    if strangers:
+        raise ValueError(f"{_some(strangers, 'images')} are of none of {', '.join(classes)}")
+    return torch.tensor([classes.index(_folder(name)) for name in names])
+
+
+def _folder(name: str) -> str:
+    return name.split("/")[0]
 
 
 def write_pack(images: Images, path: Path) -> int:

@@ -342,16 +342,19 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 @torch.no_grad()
-def bits_per_dim(flow: Flow, images: Tensor, batch: int = 16, seed: int = 0) -> Tensor:
-    """Bits/dim of each image (uint8), (N,), on the CPU; the noise is the seed's."""
+def bits_per_dim(
+    flow: Flow, images: Tensor, labels: Tensor | None = None, batch: int = 16, seed: int = 0
+) -> Tensor:
+    """Bits/dim of each image (uint8), (N,), of its class if given, on the CPU; the noise is the
+    seed's."""
     generator = torch.Generator().manual_seed(seed)
     device = next(flow.parameters()).device
-    return torch.cat(
-        [
-            flow.bits_per_dim(flow.log_prob(chunk.to(device), generator)).cpu()
-            for chunk in images.split(batch)
-        ]
-    )
+    bits = []
+    for places in torch.arange(len(images)).split(batch):
+        classes = None if labels is None else labels[places].to(device)
+        log_prob = flow.log_prob(images[places].to(device), generator, classes)
+        bits.append(flow.bits_per_dim(log_prob).cpu())
+    return torch.cat(bits)
 
 
 def save_samples(flow: Flow, path: Path, temperature: float = 0.7) -> None:

@@ -3,11 +3,17 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
+from typer.testing import CliRunner
 
+from model.__main__ import app
+from model.bundle import Bundle
 from model.config import FlowConfig
 from model.flow import Flow
 from model.train import TrainConfig, Trainer
@@ -135,3 +141,34 @@ def test_a_new_head_is_of_no_opinion(pictures: Tensor) -> None:
 def test_labels_must_be_those_of_the_images(pictures: Tensor) -> None:
     with pytest.raises(ValueError, match="3 labels cannot be those of 48 images"):
         Trainer(Flow(CONFIGS["glow"]), pictures, TrainConfig(batch=8), torch.arange(3))
+
+
+def test_ycond_from_the_command_line(tmp_path: Path) -> None:
+    """A class is a subfolder; its names go into the card, and a flow that knows them is a better
+    judge of the pictures of each."""
+    for shade, folder in ((40, "dark"), (210, "light")):
+        (tmp_path / "faces" / folder).mkdir(parents=True)
+        for i in range(6):
+            noise = np.random.default_rng(i).integers(0, 9, (32, 32, 3))
+            picture = Image.fromarray((noise + shade).astype(np.uint8))
+            picture.save(tmp_path / "faces" / folder / f"{i}.png")
+    faces, out = str(tmp_path / "faces"), tmp_path / "conditional.safetensors"
+    arguments = ["train", "--preset", "glow32", "--data", faces, "--validation", faces]
+    arguments += ["--out", str(out), "--ycond", "--batch", "4", "--steps", "2"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    bundle = Bundle.load(out)
+    assert bundle.flow.config.classes == 2
+    assert bundle.card["classes"] == ["dark", "light"]
+    for name in ("class_mean", "class_log_scale"):
+        assert getattr(bundle.flow.prior, name).abs().sum() > 0, "the priors of the classes moved"
+
+
+def test_ycond_without_classes_says_what_it_needs(tmp_path: Path) -> None:
+    (tmp_path / "faces").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "faces" / "a.png")
+    faces = str(tmp_path / "faces")
+    arguments = ["train", "--preset", "glow32", "--data", faces, "--validation", faces, "--ycond"]
+    result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "x.safetensors")])
+    assert result.exit_code == 2
+    assert "subfolder" in result.output
