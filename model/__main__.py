@@ -263,7 +263,7 @@ def directions(
         )
     print("cosines between them, in hundredths")
     for i, row in enumerate(evaluation.cosines(bundle.directions).tolist()):
-        cells = "".join(f"{100 * cosine:4.0f}" for cosine in row[: i + 1])
+        cells = "".join(f"{round(100 * cosine):4d}" for cosine in row[: i + 1])
         print(f"{bundle.directions[i].name:15} {cells}")
 
 

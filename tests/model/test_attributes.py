@@ -365,7 +365,7 @@ class TestCommand:
         for found, wanted in zip(bundle.directions, expected, strict=True):
             torch.testing.assert_close(found.vector, wanted.vector, rtol=1e-3, atol=1e-5)
         cosine = torch.cosine_similarity(expected[0].vector, expected[1].vector, dim=0).item()
-        assert re.search(rf"^older +{100 * cosine:.0f} +100$", output, re.MULTILINE)
+        assert re.search(rf"^older +{round(100 * cosine)} +100$", output, re.MULTILINE)
         assert bundle.card["directions"]["stratified_by"] == strata
 
     def test_subfolders_are_classes(self, folder: Path) -> None:
