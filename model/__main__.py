@@ -51,7 +51,7 @@ from model.train import (
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 DEFAULTS = TrainConfig()
-BATCH = 64  # images encoded at once
+BATCH = 16  # images encoded at once: more leave the cache
 RANGE_FACES = 64  # validation faces on which the sliders' ends are measured
 PROBE_IMAGES = 20_000  # training images that the probe learns from
 LABELS_HELP = (

@@ -1,5 +1,6 @@
 """The service serves NICE and RealNVP as it serves Glow."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,30 +10,18 @@ from fastapi.testclient import TestClient
 
 from app.settings import Settings
 from model.bundle import Bundle, Direction
-from model.config import FlowConfig
+from model.config import PRESETS
 from tests.helpers import encoded, pixels_of, small_flow
 
 FAMILIES = {
-    "realnvp": FlowConfig(
-        resolution=32,
+    "realnvp": replace(
+        PRESETS["realnvp32"],
         steps=(1, 1, 1),
         hidden=(8, 8, 8),
         checkerboard=(2, 2, 2),
-        permutation="reverse",
         depth=2,
-        residual=True,
     ),
-    "nice": FlowConfig(
-        resolution=32,
-        steps=(4,),
-        hidden=(32,),
-        coupling="additive",
-        permutation="reverse",
-        normalisation="none",
-        depth=3,
-        flat=True,
-        prior="logistic",
-    ),
+    "nice": replace(PRESETS["nice32"], hidden=(32,)),
 }
 
 

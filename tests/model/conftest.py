@@ -1,6 +1,7 @@
 """Toy flows and pictures that the tests of the flow library share."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import TypeVar
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from model.config import FlowConfig
+from model.config import PRESETS, FlowConfig
 from model.flow import Flow
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -19,26 +20,15 @@ WritePictures = Callable[[Path, int], list[Path]]
 
 TOY = FlowConfig(resolution=8, steps=(2, 2), hidden=(8, 8))
 FAMILIES = {
-    "realnvp": FlowConfig(
+    "realnvp": replace(
+        PRESETS["realnvp32"],
         resolution=8,
         steps=(1, 1),
         hidden=(8, 8),
         checkerboard=(2, 1),
-        permutation="reverse",
         depth=2,
-        residual=True,
     ),
-    "nice": FlowConfig(
-        resolution=8,
-        steps=(4,),
-        hidden=(16,),
-        coupling="additive",
-        permutation="reverse",
-        normalisation="none",
-        depth=3,
-        flat=True,
-        prior="logistic",
-    ),
+    "nice": replace(PRESETS["nice32"], resolution=8, hidden=(16,)),
 }
 TOYS = {
     f"{coupling}-{permutation}": FlowConfig.from_dict(

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from model.__main__ import app
 from model.bundle import Bundle
-from model.config import FlowConfig
+from model.config import PRESETS, FlowConfig
 from model.flow import Flow
 from model.train import TrainConfig, Trainer
 
@@ -22,16 +22,8 @@ CLASSES = 3
 TOY = FlowConfig(resolution=8, steps=(1, 1), hidden=(8, 8))
 CONFIGS = {
     "glow": replace(TOY, classes=CLASSES),
-    "nice": FlowConfig(
-        resolution=8,
-        steps=(2,),
-        hidden=(8,),
-        coupling="additive",
-        permutation="reverse",
-        normalisation="none",
-        flat=True,
-        prior="logistic",
-        classes=CLASSES,
+    "nice": replace(
+        PRESETS["nice32"], resolution=8, steps=(2,), hidden=(8,), depth=1, classes=CLASSES
     ),
 }
 
