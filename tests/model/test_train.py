@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -24,7 +25,14 @@ from model.__main__ import app
 from model.bundle import Bundle
 from model.config import PRESETS, FlowConfig
 from model.flow import Flow
-from model.train import DivergedError, TrainConfig, Trainer, bits_per_dim, save_samples
+from model.train import (
+    DivergedError,
+    TrainConfig,
+    Trainer,
+    bits_per_dim,
+    jittered,
+    save_samples,
+)
 
 SHORT = TrainConfig(steps=8, batch=8, learning_rate=5e-3, warm_up=2, ema=0.5)
 
@@ -415,3 +423,92 @@ class TestProcesses:
         for name, weight in weights_of(together).items():
             # bfloat16 networks and the order of sums; Adam's first steps magnify either
             torch.testing.assert_close(weight, expected[name], rtol=0.05, atol=0.01)
+
+
+class TestChoices:
+    def test_adamax_learns(self, pictures: Tensor) -> None:
+        trainer = new_trainer(pictures, replace(SHORT, optimizer="adamax", steps=12))
+        first = trainer.train_step()["bits_per_dim"]
+        for _ in range(11):
+            last = trainer.train_step()["bits_per_dim"]
+        assert isinstance(trainer.optimizer, torch.optim.Adamax)
+        assert last < first
+
+    @pytest.mark.parametrize("accumulate", [2, 4])
+    def test_parts_of_a_batch_add_up_to_it(self, pictures: Tensor, accumulate: int) -> None:
+        whole = new_trainer(pictures, SHORT)
+        parts = new_trainer(pictures, replace(SHORT, accumulate=accumulate))
+        whole.precision = parts.precision = torch.float32
+        for _ in range(2):
+            expected, found = whole.train_step(), parts.train_step()
+            assert found["bits_per_dim"] == pytest.approx(expected["bits_per_dim"], abs=1e-4)
+            assert found["gradient_norm"] == pytest.approx(expected["gradient_norm"], rel=1e-3)
+
+    def test_a_batch_that_cannot_be_parted_is_an_error(self, pictures: Tensor) -> None:
+        with pytest.raises(ValueError, match="8 cannot be shared by 1 processes in 3 parts"):
+            new_trainer(pictures, replace(SHORT, accumulate=3))
+
+    def test_reversible_learns_the_same(self, pictures: Tensor) -> None:
+        runs = []
+        for reversible in (False, True):
+            trainer = new_trainer(pictures, replace(SHORT, reversible=reversible))
+            trainer.precision = torch.float32
+            runs.append([trainer.train_step()["bits_per_dim"] for _ in range(8)])
+        assert runs[1] == pytest.approx(runs[0], abs=1e-3)
+
+    @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a compiler")
+    def test_compiled_learns_the_same(self, pictures: Tensor) -> None:
+        images = torch.nn.functional.avg_pool2d(pictures.float(), 2).to(torch.uint8)
+        config = FlowConfig(resolution=images.shape[-1], steps=(1,), hidden=(4,))
+        runs = []
+        for compile in (False, True):
+            torch.manual_seed(0)
+            trainer = Trainer(Flow(config), images, replace(SHORT, compile=compile))
+            trainer.precision = torch.float32
+            trainer.initialize()
+            runs.append([trainer.train_step()["bits_per_dim"] for _ in range(3)])
+        assert runs[1] == pytest.approx(runs[0], abs=1e-3)
+
+
+class TestJitter:
+    def test_moves_each_picture_a_little_and_in_its_own_way(self) -> None:
+        images = smooth_squares(6)
+        moved = jittered(images, torch.Generator().manual_seed(0))
+        assert moved.shape == images.shape
+        assert moved.dtype == torch.uint8
+        changes = (moved.float() - images.float()).abs().mean(dim=(1, 2, 3))
+        assert (changes > 0.5).all()
+        assert (changes < 40).all()
+        assert len({change.item() for change in changes}) == 6
+        assert torch.equal(moved, jittered(images, torch.Generator().manual_seed(0)))
+
+    def test_an_even_picture_stays_even(self) -> None:
+        """No border comes in: only its brightness changes."""
+        grey = torch.full((8, 3, 16, 16), 100, dtype=torch.uint8)
+        moved = jittered(grey, torch.Generator().manual_seed(1))
+        assert (moved.flatten(1).amax(1) - moved.flatten(1).amin(1) == 0).all()
+        assert 89 < moved.min() < moved.max() < 111
+
+    def test_is_off_unless_asked(self, pictures: Tensor) -> None:
+        plain, jittering = new_trainer(pictures), new_trainer(pictures, replace(SHORT, jitter=True))
+        known = {image.numpy().tobytes() for image in torch.cat([pictures, pictures.flip(-1)])}
+        assert all(image.numpy().tobytes() in known for image in plain.batch(0))
+        assert not any(image.numpy().tobytes() in known for image in jittering.batch(0))
+
+
+def smooth_squares(count: int) -> Tensor:
+    image = torch.zeros(3, 16, 16)
+    image[:, 4:12, 4:12] = 200
+    return image.to(torch.uint8).expand(count, 3, 16, 16).clone()
+
+
+def test_tensorboard_files_hold_every_step(faces: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logs = tmp_path / "logs"
+    arguments = train_command(faces, tmp_path / "a.safetensors", 3, "--tensorboard", str(logs))
+    result = CliRunner().invoke(app, arguments[2:])
+    assert result.exit_code == 0, result.output
+    events = EventAccumulator(str(logs)).Reload()
+    assert [event.step for event in events.Scalars("bits_per_dim")] == [1, 2, 3]
+    assert [event.step for event in events.Scalars("validation_bits_per_dim")] == [2, 3]
