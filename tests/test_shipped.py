@@ -89,8 +89,10 @@ def test_a_smile_changes_the_mouth_more_than_the_forehead(bundle: Bundle, crop: 
 
 
 def test_a_strength_within_the_sliders_holds(bundle: Bundle, crop: Tensor) -> None:
+    """On a face outside the data, few values leave the range of a picture."""
     for direction in bundle.directions:
         for strength in (direction.min, direction.max):
             picture = edited(bundle, crop, direction.name, strength)
             assert torch.isfinite(picture).all()
-            assert (picture - picture.clamp(-0.2, 1.2)).abs().mean() < 0.01
+            outside = (picture < -0.2) | (picture > 1.2)
+            assert outside.float().mean() < 0.03, (direction.name, strength)
