@@ -257,7 +257,7 @@ def read(flow: Flow, directions: list[Direction], batches: Batches, labels: Labe
 
 BURST = 0.2  # how far a decoded value may leave the 0 to 1 scale before the picture breaks
 BURST_SHARE = 0.01  # of a picture's values; fewer are clipped away and break nothing
-STRENGTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+STRENGTHS = (0.5, 0.75, 1.0, 1.25, 1.5)
 
 
 @torch.inference_mode()

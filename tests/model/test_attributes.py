@@ -282,7 +282,7 @@ def test_a_range_ends_where_pictures_burst(flow: Flow) -> None:
             sign = 1 if end > 0 else -1
             assert holds(end, brighter)
             assert not further or not holds(sign * further[0], brighter)
-        assert found.max < STRENGTHS[-1]  # well past white
+        assert ranged(flow, direction_of(3 * brighter), middle).max < STRENGTHS[-1]  # past white
 
     still = ranged(flow, direction_of(torch.zeros(192)), middle)
     assert (still.min, still.max) == (-STRENGTHS[-1], STRENGTHS[-1])
