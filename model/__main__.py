@@ -139,7 +139,10 @@ def _train(
     trainer = Trainer(Flow(config).to(device), images, settings, labels)
     state = out.with_suffix(".ckpt")
     if state.exists():
-        trainer.load_state_dict(torch.load(state, map_location=device, weights_only=True))
+        try:
+            trainer.load_state_dict(torch.load(state, map_location=device, weights_only=True))
+        except ValueError as error:
+            raise typer.BadParameter(f"{state} cannot be resumed: {error}") from error
         print(f"resuming {state} at step {trainer.step}")
     else:
         trainer.initialize()

@@ -18,9 +18,10 @@ from model.layers import Layer
 
 class _Tape:
     """The one activation that a chain keeps: the output of the layer that backward comes to
-    next."""
+    next, and that layer's place in the chain."""
 
     output: Tensor
+    place: int = -1
 
 
 class _Rebuilt(torch.autograd.Function):
@@ -31,7 +32,8 @@ class _Rebuilt(torch.autograd.Function):
     def forward(
         ctx: Any, layer: Layer, tape: _Tape, x: Tensor, *parameters: Tensor
     ) -> tuple[Tensor, Tensor]:
-        ctx.layer, ctx.tape, ctx.parameters = layer, tape, parameters
+        tape.place += 1
+        ctx.layer, ctx.tape, ctx.place, ctx.parameters = layer, tape, tape.place, parameters
         ctx.autocast = (
             x.device.type,
             torch.get_autocast_dtype(x.device.type),
@@ -44,6 +46,9 @@ class _Rebuilt(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor, grad_log_det: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.place != ctx.tape.place:
+            raise RuntimeError("a reversible run can be differentiated only once")
+        ctx.tape.place -= 1
         device, dtype, enabled = ctx.autocast
         with torch.enable_grad(), torch.autocast(device, dtype, enabled):
             rebuilt = ctx.layer.rebuild(ctx.tape.output)
@@ -66,7 +71,7 @@ def run(layers: Iterable[Layer], x: Tensor) -> tuple[Tensor, Tensor]:
     """The layers one after another, as a chain that stores only its last output.
 
     Gradients equal plain autograd's but for the rounding of the rebuilt inputs. The result can be
-    differentiated once, and no layer may change between forward and backward.
+    differentiated once (RuntimeError), and no layer may change between forward and backward.
     """
     tape = _Tape()
     log_det = x.new_zeros(x.shape[0])

@@ -226,6 +226,16 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ValueError where the state is that of another flow, or of a run that takes other
+        images at each step; a run may well be made longer, or its rate another."""
+        run = ("batch", "seed", "optimizer")
+        ours = self.flow.config.to_dict() | {name: vars(self.config)[name] for name in run}
+        theirs = state["flow_config"] | {name: state["config"][name] for name in run}
+        if differing := [name for name, value in theirs.items() if ours.get(name) != value]:
+            raise ValueError(
+                "the checkpoint is of another run: "
+                + ", ".join(f"{name} {theirs[name]}, not {ours.get(name)}" for name in differing)
+            )
         self.step, self.skipped, self.seconds = state["step"], state["skipped"], state["seconds"]
         self.flow.load_state_dict(state["flow"])
         self.average.load_state_dict(state["average"])

@@ -99,6 +99,17 @@ def test_an_input_that_needs_no_gradient() -> None:
     assert x.grad is None
 
 
+def test_a_second_backward_is_refused() -> None:
+    """The first has walked the tape to its start; from there it would rebuild nonsense."""
+    layers = chain(2)
+    x = torch.randn(2, CHANNELS, 4, 4, dtype=torch.float64, requires_grad=True)
+    y, log_det = reversible.run(layers, x)
+    loss = y.square().sum() + log_det.sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="once"):
+        loss.backward()
+
+
 def test_no_activation_is_kept() -> None:
     """After forward, of all the tensors that a layer put out only the last is alive."""
     layers = chain(6)

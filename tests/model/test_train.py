@@ -174,6 +174,17 @@ class TestResuming:
         assert seen == expected
         assert_same_state(after, whole)
 
+    def test_another_runs_state_is_refused_in_words(self, pictures: Tensor) -> None:
+        state = new_trainer(pictures).state_dict()
+        state["config"] |= {"steps": 99, "learning_rate": 0.5}
+        new_trainer(pictures).load_state_dict(state)
+        state["config"] |= {"batch": 2}
+        state["flow_config"] |= {"hidden": (16, 16)}
+        with pytest.raises(
+            ValueError, match=r"another run: hidden \(16, 16\), not .* batch 2, not"
+        ):
+            new_trainer(pictures).load_state_dict(state)
+
     def test_keeps_the_count_of_skipped_steps(self, pictures: Tensor, tmp_path: Path) -> None:
         trainer = new_trainer(pictures)
         trainer.skipped = 3
@@ -356,6 +367,15 @@ class TestCommand:
         resumed = Bundle.load(out)
         assert resumed.card["training"]["step"] == 2
         assert not torch.equal(resumed.flow.prior.mean, bundle.flow.prior.mean)
+
+    def test_another_preset_cannot_resume_it(
+        self, tmp_path: Path, faces: Path, pictures: Tensor
+    ) -> None:
+        out = tmp_path / "toy.safetensors"
+        new_trainer(pictures).save(out.with_suffix(".ckpt"))
+        result = CliRunner().invoke(app, self.options(faces, out, "--steps", "1"))
+        assert result.exit_code == 2
+        assert "resolution 8, not 32" in result.output
 
     def test_makes_the_folder_of_its_bundle(self, tmp_path: Path, faces: Path) -> None:
         """At the start: hours later, at the first checkpoint, would be a bad time to fail."""
