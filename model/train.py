@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from model.data import grid
 from model.flow import Flow
+from model.layers import ZeroConv
 
 Log = Callable[[int, dict[str, float]], None]  # step, figures by name
 
@@ -29,13 +30,15 @@ OPTIMIZERS = {"adam": torch.optim.Adam, "adamax": torch.optim.Adamax}
 class TrainConfig:
     """How to train. The learning rate climbs linearly for `warm_up` steps, stays, and falls by a
     cosine to zero over the last `cool_down`, a share of all steps. `batch` is that of one step of
-    all processes together, worked through in `accumulate` parts."""
+    all processes together, worked through in `accumulate` parts. `path_rate` is the share of the
+    learning rate at which what acts on the path of x itself learns (see `on_the_path`)."""
 
     steps: int = 10_000
     batch: int = 16
     learning_rate: float = 2e-3
+    path_rate: float = 0.05
     warm_up: int = 100
-    cool_down: float = 0.3
+    cool_down: float = 0.5
     clip: float = 1.0
     ema: float = 0.998
     optimizer: Literal["adam", "adamax"] = "adam"
@@ -109,7 +112,12 @@ class Trainer:
         # as one fused kernel where the optimizer has it
         fused = {"fused": True} if config.optimizer == "adam" else {}
         optimizer = OPTIMIZERS[config.optimizer]
-        self.optimizer = optimizer(flow.parameters(), config.learning_rate, **fused)
+        path, weights = on_the_path(flow)
+        self.optimizer = optimizer(
+            [{"params": weights, "share": 1.0}, {"params": path, "share": config.path_rate}],
+            config.learning_rate,
+            **fused,
+        )
         self.step = 0
         self.skipped = 0
         self.seconds = 0.0  # spent in steps
@@ -193,7 +201,8 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self.flow.parameters(), self.config.clip)
         if torch.isfinite(bits) and torch.isfinite(norm):
             for group in self.optimizer.param_groups:
-                group["lr"] = self.config.learning_rate * self.config.rate(self.step)
+                rate = self.config.learning_rate * self.config.rate(self.step)
+                group["lr"] = rate * group["share"]
             self.optimizer.step()
             self.average.update_parameters(self.flow)
         else:
@@ -274,6 +283,21 @@ class Trainer:
                     log(self.step, figures)
                     if due or self.step == self.config.steps:
                         checkpoint(self)
+
+
+def on_the_path(flow: Flow) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """A flow's parameters in two: those that act on the path of x itself (ActNorm, 1x1
+    convolutions, priors, and the gains and biases of last convolutions), and the weights within
+    the networks. Every pixel feels a move of the former: at the rate that the weights learn best
+    at, they shake the likelihood more than the weights improve it."""
+    path: list[nn.Parameter] = []
+    weights: list[nn.Parameter] = []
+    for module in flow.modules():
+        network = isinstance(module, nn.Conv2d | nn.Linear)
+        for name, parameter in module.named_parameters(recurse=False):
+            inside = network and (name == "weight" or not isinstance(module, ZeroConv))
+            (weights if inside else path).append(parameter)
+    return path, weights
 
 
 def _averaging(decay: float) -> Callable[..., None]:

@@ -31,6 +31,7 @@ from model.train import (
     Trainer,
     bits_per_dim,
     jittered,
+    on_the_path,
     save_samples,
 )
 
@@ -290,8 +291,25 @@ class TestSchedule:
         trainer = new_trainer(pictures)
         for step in range(8):
             trainer.train_step()
-            (group,) = trainer.optimizer.param_groups
-            assert group["lr"] == SHORT.learning_rate * SHORT.rate(step)
+            weights, path = trainer.optimizer.param_groups
+            assert weights["lr"] == SHORT.learning_rate * SHORT.rate(step)
+            assert path["lr"] == weights["lr"] * SHORT.path_rate
+
+    def test_what_acts_on_the_path_learns_apart(self, pictures: Tensor) -> None:
+        flow = new_trainer(pictures).flow
+        path, weights = on_the_path(flow)
+        assert {id(p) for p in path} | {id(p) for p in weights} == {
+            id(p) for p in flow.parameters()
+        }
+        assert len(path) + len(weights) == len(list(flow.parameters()))
+        inside = {id(p) for p in weights}
+        names = {n.rpartition(".")[2] for n, p in flow.named_parameters() if id(p) not in inside}
+        assert names == {"bias", "log_scale", "lower", "upper", "log_gain", "mean"}
+        assert all(
+            id(p) in inside
+            for n, p in flow.named_parameters()
+            if "network" in n and "last" not in n
+        )
 
 
 class TestRun:
