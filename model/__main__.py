@@ -9,19 +9,22 @@ from typing import Annotated, Any, Literal, cast, get_args
 
 import torch
 import typer
+from torch import Tensor
 from tqdm import tqdm
 
 from model import evaluate as evaluation
+from model import skin
 from model.attributes import (
     Readings,
+    Sums,
     attributes_of,
     directions_of,
+    held_still,
     mean_difference,
     ranged,
     read,
     sum_up,
 )
-from model.attributes import regression as regress
 from model.bundle import Bundle
 from model.config import PRESETS
 from model.data import (
@@ -52,6 +55,7 @@ from model.train import (
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 DEFAULTS = TrainConfig()
 BATCH = 16  # images encoded at once: more leave the cache
+SKIN_FACES = 48  # training faces on which directions are made to keep the skin's light
 RANGE_FACES = 64  # validation faces on which the sliders' ends are measured
 PROBE_IMAGES = 20_000  # training images that the probe learns from
 LABELS_HELP = (
@@ -215,9 +219,15 @@ def directions(
     stratify: Annotated[
         str, typer.Option(help="Columns to hold still: the mean difference within their strata.")
     ] = "",
-    regression: Annotated[
-        bool, typer.Option(help="Hold all other attributes still: one regression on them all.")
-    ] = False,
+    hold: Annotated[
+        str, typer.Option(help="Columns to hold still, graded ones too: by regression on them.")
+    ] = "",
+    keep_skin: Annotated[
+        str,
+        typer.Option(
+            help="Attribute of light, of which each direction gets what keeps the skin's."
+        ),
+    ] = "",
     orthogonal: Annotated[
         bool, typer.Option(help="Set the directions at right angles to one another.")
     ] = False,
@@ -227,8 +237,8 @@ def directions(
     A direction is a difference of mean latents. A graded column counts as had in the upper third
     of its values, and as not in the lower third.
     """
-    if stratify and regression:
-        raise typer.BadParameter("--stratify and --regression hold attributes still in two ways")
+    if stratify and hold:
+        raise typer.BadParameter("--stratify and --hold hold attributes still in two ways")
     bundle = Bundle.load(bundle_path, _device())
     flow = bundle.flow
     train = Images.find(data_path, flow.config.resolution, "train", validation)
@@ -239,22 +249,27 @@ def directions(
             "the images have no labels: give --labels, or put each in a folder of its class"
         )
     chosen = attributes_of(labels, _list(attributes))
+    if keep_skin and keep_skin not in [attribute.name for attribute in chosen]:
+        raise typer.BadParameter(f"--keep-skin {keep_skin} is none of the attributes")
     batches = tqdm(train.batches(BATCH), "means", unit="batch")
-    sums = sum_up(flow, batches, labels, chosen, _list(stratify))
-    means = regress(sums) if regression else mean_difference(sums)
+    sums = sum_up(flow, batches, labels, chosen, _list(stratify), _list(hold))
+    means = held_still(sums) if hold else mean_difference(sums)
+    if keep_skin:
+        means = _with_the_skin_kept(flow, sums, means, keep_skin, train)
     found = directions_of(sums, means, orthogonal)
     readings = read(flow, found, tqdm(held_out.batches(BATCH), "readings", unit="batch"), labels)
-    _, images = next(held_out.batches(RANGE_FACES))
+    faces = _spread(held_out, RANGE_FACES)
     with torch.inference_mode():
-        latents = flow.flatten(flow.encode(images.to(_device())))
+        latents = flow.flatten(flow.encode(faces.to(_device())))
     deviations = readings.values.std(dim=0).tolist()
     bundle.directions = [
         ranged(flow, replace(direction, std=std), latents)
         for direction, std in zip(tqdm(found, "ranges"), deviations, strict=True)
     ]
     bundle.card["directions"] = {
-        "method": "regression" if regression else "mean difference",
         "stratified_by": sums.stratify,
+        "held": sums.hold,
+        "skin_kept_by": keep_skin,
         "orthogonal": orthogonal,
     }
     bundle.save(out or bundle_path, half)
@@ -268,6 +283,28 @@ def directions(
     for i, row in enumerate(evaluation.cosines(bundle.directions).tolist()):
         cells = "".join(f"{round(100 * cosine):4d}" for cosine in row[: i + 1])
         print(f"{bundle.directions[i].name:15} {cells}")
+
+
+def _spread(images: Images, count: int) -> Tensor:
+    """About `count` of the images, from all over their order, which sorts them by source."""
+    _, every = next(images.batches(sys.maxsize))
+    return every[:: max(1, len(every) // count)][:count]
+
+
+def _with_the_skin_kept(
+    flow: Flow, sums: Sums, means: tuple[Tensor, Tensor], light: str, images: Images
+) -> tuple[Tensor, Tensor]:
+    """The mean latents moved apart or together so that their differences keep the skin's light;
+    that of the light itself stays."""
+    faces = _spread(images, SKIN_FACES)
+    with torch.inference_mode():
+        latents = flow.flatten(flow.encode(faces.to(_device())))
+    positive, negative = means
+    vectors = (positive - negative).to(latents.device)
+    at = [attribute.name for attribute in sums.attributes].index(light)
+    change = (skin.kept(flow, vectors, vectors[at], latents) - vectors).cpu()
+    change[at] = 0
+    return positive + change / 2, negative - change / 2
 
 
 @app.command()
@@ -292,16 +329,18 @@ def evaluate(
     labels = _labels(labels_path, data_path, train, held_out)
     names, images = next(held_out.batches(sys.maxsize))
     bits = bits_per_dim(flow, images)
+    seen = _spread(train, len(images))
     error, wrong = evaluation.reconstruction(flow, images)
     figures = {
         "bits/dim": f"{bits.mean():.4f} ± {bits.std() / len(bits) ** 0.5:.4f} (standard error)",
         "images": str(len(images)),
+        "bits/dim on as many training images": f"{bits_per_dim(flow, seen).mean():.4f}",
         "largest reconstruction error": f"{error:.4f} of a bin (exact below 0.5)",
         "images not reconstructed exactly": str(wrong),
     }
     for name, value in figures.items():
         print(f"{name}: {value}")
-    readings, probed, found = None, None, []
+    readings, probed, found, groups = None, None, [], []
     if labels and columns and (labels_path or set(columns) <= set(labels.columns)):
         readings = read(flow, bundle.directions, held_out.batches(BATCH), labels)
         learned_names, learned = next(train.batches(PROBE_IMAGES))
@@ -309,11 +348,17 @@ def evaluate(
         probe = train_probe(columns, learned.to(_device()), signs)
         probed = Readings(judge_images(probe, images.to(_device())).cpu(), readings.signs)
         print(*evaluation.Edited.__annotations__)
-        for edited in evaluation.edits(bundle, probe, names, images, labels):
+        tries, successes = torch.zeros(2, len(images))
+        for edited, tried, succeeded in evaluation.edits(bundle, probe, names, images, labels):
             found.append(edited)
-            print(*edited.cells())
+            tries[tried] += 1
+            successes[tried] += succeeded
+            print(*edited.cells(), flush=True)
+        groups = evaluation.by_group(names, labels, bits, tries, successes)
+        for row in (evaluation.GROUP_HEAD, *groups):
+            print(*row, sep="  ")
     shown = images[:5] if shown is None else shown
-    out.write_text(evaluation.report(bundle, figures, shown, readings, probed, found))
+    out.write_text(evaluation.report(bundle, figures, shown, readings, probed, found, groups))
     print(f"wrote {out}")
 
 

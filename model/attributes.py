@@ -62,18 +62,21 @@ def attributes_of(labels: Labels, chosen: list[str] | None = None) -> list[Attri
 class Sums:
     """All that directions need of the data: sums of latents over the images that have each
     attribute and those that have it not, apart for each stratum, in float64. A stratum is one
-    combination of signs in the columns `stratify`, so without any there is one.
+    combination of signs in the columns `stratify`, so without any there is one. For `hold`, the
+    sums of products of [1, sign, grades in the columns `hold`], and of these with latents, over
+    the images that have each attribute or have it not.
 
-    Memory is that of two latents an attribute and stratum, however many images there are.
+    Memory is that of two latents an attribute and stratum, and of one more an attribute and held
+    column, however many images there are.
     """
 
     attributes: list[Attribute]
     stratify: list[str]
     latents: dict[tuple[float, ...], Tensor]  # by stratum, (2, attributes, dimensions)
     counts: dict[tuple[float, ...], Tensor]  # by stratum, (2, attributes)
-    products: Tensor  # of signs and signs, (attributes, attributes)
-    overlaps: Tensor  # of known and signs, the same
-    both: Tensor  # of known and known, the same
+    hold: list[str]
+    products: Tensor  # (attributes, 2 + held, 2 + held)
+    moments: Tensor  # (attributes, 2 + held, dimensions)
 
     def strata(self, attribute: int) -> tuple[Tensor, Tensor]:
         """Sums of latents (strata, 2, dimensions) and counts (strata, 2) of the strata that hold
@@ -108,6 +111,7 @@ def sum_up(
     labels: Labels,
     attributes: list[Attribute],
     stratify: list[str] | None = None,
+    hold: list[str] | None = None,
 ) -> Sums:
     """The sums of one pass over the images.
 
@@ -115,16 +119,19 @@ def sum_up(
     does.
     """
     device = next(flow.parameters()).device
-    columns, stratify = [attribute.name for attribute in attributes], stratify or []
-    square = torch.zeros(len(columns), len(columns), dtype=torch.float64)
-    sums = Sums(attributes, stratify, {}, {}, square, square.clone(), square.clone())
+    columns, stratify, hold = [a.name for a in attributes], stratify or [], hold or []
+    shape = (len(columns), 2 + len(hold))
+    products = torch.zeros(*shape, shape[1], dtype=torch.float64)
+    moments = torch.zeros(*shape, flow.config.dimensions, dtype=torch.float64)
+    sums = Sums(attributes, stratify, {}, {}, hold, products, moments)
     for names, images in batches:
         sign = labels.signs(names, columns)
-        known = sign.abs()
-        sums.products += sign.T @ sign
-        sums.overlaps += known.T @ sign
-        sums.both += known.T @ known
         latent = flow.flatten(flow.encode(images.to(device))).double().cpu()
+        grades = labels.grades(names, hold)[:, None].expand(-1, len(columns), -1)
+        rows = torch.cat([torch.ones_like(sign)[..., None], sign[..., None], grades], dim=2)
+        rows = rows * sign.abs()[..., None]
+        products += torch.einsum("bai,baj->aij", rows, rows)
+        moments += torch.einsum("bai,bd->aid", rows, latent)
         strata = [tuple(row) for row in labels.signs(names, stratify).tolist()]
         for stratum in set(strata):
             here = torch.tensor([other == stratum for other in strata])
@@ -162,24 +169,36 @@ def mean_difference(sums: Sums) -> tuple[Tensor, Tensor]:
     return positive, negative
 
 
-def regression(sums: Sums) -> tuple[Tensor, Tensor]:
-    """The least-squares prediction of latents from all labels at once, for an image with each
-    attribute and without that is average in all others, (attributes, dimensions).
+TELLTALE = 0.8  # correlation beyond which a column is the attribute itself by another name
 
-    The coefficients are (L'L)^-1 L'Z, L the signs centred among the images where they are known,
-    and 0 where they are not. For one attribute this is `mean_difference`. Labels that add up to
-    one another, as classes do, get the solution of least norm.
+
+def held_still(sums: Sums) -> tuple[Tensor, Tensor]:
+    """The least-squares prediction of latents from an attribute and the columns `hold`, for an
+    image with the attribute and without that is average in those columns, (attributes,
+    dimensions): the mean difference with them held still, and without any the mean difference
+    itself. Not held are the attribute's own column and any that tells it (TELLTALE): held, it
+    would leave nothing to move. Columns that add up to one another get the solution of least norm.
     """
-    positive, negative = torch.stack([*sums.latents.values()]).sum(0)
-    count = sums.both.diagonal()
-    centre = sums.overlaps.diagonal() / count
-    # products of centred signs, from those of the raw ones
-    shift = centre[:, None] * sums.overlaps
-    gram = sums.products - shift - shift.T + centre[:, None] * centre * sums.both
-    moment = positive - negative - centre[:, None] * (positive + negative)
-    coefficients = torch.linalg.pinv(gram, rtol=1e-9, hermitian=True) @ moment
-    mean = (positive + negative) / count[:, None]
-    return mean + (1 - centre)[:, None] * coefficients, mean - (1 + centre)[:, None] * coefficients
+    means = []
+    for i, attribute in enumerate(sums.attributes):
+        products, moments = sums.products[i], sums.moments[i]
+        count, centre = products[0, 0], products[0] / products[0, 0]
+        covariance = products / count - centre[:, None] * centre
+        deviations = covariance.diagonal().clamp(min=0).sqrt()
+        others = [
+            j
+            for j, column in enumerate(sums.hold, 2)
+            if column != attribute.name
+            and covariance[1, j].abs() <= TELLTALE * deviations[1] * deviations[j]
+        ]
+        used = torch.tensor([1, *others])
+        moment = moments[used] / count - centre[used, None] * (moments[0] / count)
+        inverse = torch.linalg.pinv(covariance[used][:, used], rtol=1e-9, hermitian=True)
+        slope = (inverse @ moment)[0]
+        mean = moments[0] / count
+        means.append(torch.stack([mean + (1 - centre[1]) * slope, mean - (1 + centre[1]) * slope]))
+    positive, negative = torch.stack(means, dim=1)
+    return positive, negative
 
 
 def orthogonal(vectors: Tensor) -> Tensor:
@@ -256,24 +275,49 @@ def read(flow: Flow, directions: list[Direction], batches: Batches, labels: Labe
 
 
 BURST = 0.2  # how far a decoded value may leave the 0 to 1 scale before the picture breaks
-BURST_SHARE = 0.01  # of a picture's values; fewer are clipped away and break nothing
+SHORTER = 0.8  # a step that bursts the picture is cut to this share of itself, again and again
+CUTS = 10  # at most
 STRENGTHS = (0.5, 0.75, 1.0, 1.25, 1.5)
 
 
+def bursts(pictures: Tensor) -> Tensor:
+    """Which pictures (B, C, H, W) on the 0 to 1 scale leave it by more than BURST, (B,)."""
+    return ((pictures < -BURST) | (pictures > 1 + BURST)).flatten(1).any(1)
+
+
 @torch.inference_mode()
-def ranged(flow: Flow, direction: Direction, latents: Tensor, share: float = 0.98) -> Direction:
-    """The direction with `min` and `max` at the greatest strengths of STRENGTHS, each way, at
-    which `share` of the faces hold: all but BURST_SHARE of their decoded values stay within
-    [-BURST, 1 + BURST]. At least the first. `latents` are flat, (faces, dimensions)."""
+def edited(flow: Flow, latents: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+    """The pictures decode(latents + steps), and the share of each step that was taken: one whose
+    picture bursts is shortened until it holds. Beyond the latents that the flow has seen, a decode
+    can grow without bound; how far a face may move before that, only the decode tells.
+
+    `latents` and `steps` are flat, (B, dimensions). No step, no change: that picture is the
+    latent's own.
+    """
+    pictures = flow.decode(flow.unflatten(latents + steps))
+    share = torch.ones(len(latents), dtype=latents.dtype, device=latents.device)
+    for _ in range(CUTS):
+        again = torch.nonzero(bursts(pictures) & steps.any(1))[:, 0]
+        if not len(again):
+            break
+        share[again] *= SHORTER
+        moved = latents[again] + share[again, None] * steps[again]
+        pictures[again] = flow.decode(flow.unflatten(moved))
+    return pictures, share
+
+
+@torch.inference_mode()
+def ranged(flow: Flow, direction: Direction, latents: Tensor, share: float = 0.9) -> Direction:
+    """The direction with `min` and `max` at the greatest strengths of STRENGTHS, each way, whose
+    step at least `share` of the faces take whole. At least the first. `latents` are flat, (faces,
+    dimensions)."""
     vector = direction.vector.to(latents.device)
     allowed = (1 - share) * len(latents)
 
     def holds(strength: float) -> bool:
         burst = 0
         for chunk in latents.split(16):
-            pictures = flow.decode(flow.unflatten(chunk + strength * vector)).flatten(1)
-            outside = (pictures < -BURST) | (pictures > 1 + BURST)
-            burst += int((outside.double().mean(1) > BURST_SHARE).sum())
+            burst += int(bursts(flow.decode(flow.unflatten(chunk + strength * vector))).sum())
             if burst > allowed:  # no face to come can make up for it
                 return False
         return True

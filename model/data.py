@@ -216,6 +216,34 @@ class Labels:
 
         Raises ValueError naming the images without a row, or the columns that are not there.
         """
+        chosen, values = self._chosen(names, columns)
+        low, high = self.cuts[chosen].T
+        return torch.from_numpy(np.where(values <= low, -1.0, np.where(values >= high, 1.0, 0.0)))
+
+    @cached_property
+    def spread(self) -> NDArray[np.float64]:
+        """(columns, 2): mean and deviation of each column's known values."""
+        found = []
+        values = np.array([*self.rows.values()]).reshape(len(self.rows), len(self.columns))
+        for column in values.T:
+            known = column[~np.isnan(column)]
+            found.append((known.mean(), known.std()) if len(known) else (0.0, 0.0))
+        return np.array(found).reshape(-1, 2)
+
+    def grades(self, names: list[str], columns: list[str]) -> Tensor:
+        """How far each image lies from the table's mean in each column, in the column's deviations,
+        and 0 where it is not known, (images, columns), float64.
+
+        Raises ValueError as `signs` does.
+        """
+        chosen, values = self._chosen(names, columns)
+        mean, deviation = self.spread[chosen].T
+        return torch.from_numpy(np.nan_to_num((values - mean) / np.where(deviation, deviation, 1)))
+
+    def _chosen(
+        self, names: list[str], columns: list[str]
+    ) -> tuple[list[int], NDArray[np.float64]]:
+        """The places of the columns, and their values for each image."""
         missing = [name for name in names if name not in self.rows]
         if missing:
             raise ValueError(f"the label table leaves out {_some(missing, 'images')}")
@@ -226,9 +254,7 @@ class Labels:
                 f"it has {', '.join(self.columns)}"
             )
         chosen = [self.columns.index(column) for column in columns]
-        values = np.array([self.rows[name][chosen] for name in names])
-        low, high = self.cuts[chosen].T
-        return torch.from_numpy(np.where(values <= low, -1.0, np.where(values >= high, 1.0, 0.0)))
+        return chosen, np.array([self.rows[name][chosen] for name in names])
 
 
 def _cuts(known: NDArray[np.float64]) -> tuple[float, float]:

@@ -12,16 +12,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from model.attributes import BURST, Readings
+from model.attributes import Readings, bursts, edited
 from model.bundle import Bundle, Direction
 from model.data import Labels, grid
 from model.flow import Flow
 from model.probe import Probe, judge, judge_images
+from model.skin import cheeks
 
 BATCH = 32
 TEMPERATURES = (0.5, 0.7, 0.9, 1.0)
 BORDER = 1 / 32  # of the crop's side
-CHEEKS = ((0.27, 0.55), (0.73, 0.55))  # middles of squares a tenth of the crop's side
+GROUPS = ("older", "child", "masculine")  # columns whose two sides are compared
+
+
+GROUP_HEAD = ["group", "images", "bits/dim", "edits that succeed"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,8 @@ class Edited:
     border: float  # mean movement of the border, grey levels
     cheeks: float  # mean movement of the cheeks' luminance, grey levels
     unequal: float  # the same for the darker half of the faces less that for the lighter half
-    bursts: float  # share of faces with a value outside [-BURST, 1 + BURST]
+    shortened: float  # share of faces whose step was, lest they burst
+    bursts: float  # share of faces that burst all the same
 
     def cells(self) -> list[str]:
         return [v if isinstance(v, str) else f"{v:.3f}" for v in vars(self).values()]
@@ -54,25 +59,10 @@ def _latents(flow: Flow, images: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def _pictures(flow: Flow, latents: Tensor) -> Tensor:
-    return torch.cat([flow.decode(flow.unflatten(chunk)) for chunk in latents.split(BATCH)])
-
-
-def _luminance(pictures: Tensor) -> Tensor:
-    weights = torch.tensor([0.299, 0.587, 0.114], device=pictures.device)
-    return torch.einsum("bchw,c->bhw", pictures.clamp(0, 1), weights) * 255
-
-
-def _cheeks(pictures: Tensor) -> Tensor:
-    """Mean luminance of the cheeks, grey levels, (B,)."""
-    side = pictures.shape[-1]
-    half = max(1, round(side * 0.05))
-    grey = _luminance(pictures)
-    squares = []
-    for x, y in CHEEKS:
-        column, row = round(x * side), round(y * side)
-        squares.append(grey[:, row - half : row + half, column - half : column + half])
-    return torch.stack(squares).mean(dim=(0, 2, 3))
+def _edited(flow: Flow, latents: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+    pairs = zip(latents.split(BATCH), steps.expand_as(latents).split(BATCH), strict=True)
+    chunks = [edited(flow, chunk, step) for chunk, step in pairs]
+    return torch.cat([pictures for pictures, _ in chunks]), torch.cat([s for _, s in chunks])
 
 
 def _border(change: Tensor) -> float:
@@ -90,56 +80,76 @@ def edit(
     strength: float,
     images: Tensor,
     deviations: Tensor,
-) -> Edited:
-    """Move faces by a strength and see what changed, logits in their `deviations` (attributes,)."""
+) -> tuple[Edited, Tensor]:
+    """Move faces by a strength and see what changed, logits in their `deviations` (attributes,);
+    and which of the faces have what the strength asks for then, (faces,)."""
     latents = _latents(flow, images)
     start = images.to(latents.device).float().add(0.5) / flow.bins
-    moved = _pictures(flow, latents + strength * direction.vector.to(latents.device))
+    moved, share = _edited(flow, latents, strength * direction.vector.to(latents.device))
     before, after = judge(probe, start), judge(probe, moved)
     asked = math.copysign(1.0, strength)
     own = probe.attributes.index(direction.name)
     movement = (after - before).mean(dim=0) / deviations.clamp(min=1e-6)
     others = torch.cat([movement[:own], movement[own + 1 :]]).abs()
-    cheeks = _cheeks(moved) - _cheeks(start)
-    dark = _cheeks(start).argsort()[: len(images) // 2]
-    light = _cheeks(start).argsort()[len(images) // 2 :]
-    change = moved.clamp(0, 1) - start
-    outside = (moved.flatten(1).amin(1) < -BURST) | (moved.flatten(1).amax(1) > 1 + BURST)
-    return Edited(
+    lighter = cheeks(moved) - cheeks(start)
+    order = cheeks(start).argsort()
+    dark, light = order[: len(images) // 2], order[len(images) // 2 :]
+    succeeded = after[:, own] * asked > 0
+    figures = Edited(
         direction.name,
         strength,
         before=(before[:, own] * asked > 0).float().mean().item(),
-        after=(after[:, own] * asked > 0).float().mean().item(),
+        after=succeeded.float().mean().item(),
         moved=movement[own].item() * asked,
         others=(others.sum() / max(1, len(others)) / movement[own].abs().clamp(min=1e-6)).item(),
-        border=_border(change),
-        cheeks=cheeks.mean().item(),
-        unequal=(cheeks[dark].mean() - cheeks[light].mean()).item(),
-        bursts=outside.float().mean().item(),
+        border=_border(moved.clamp(0, 1) - start),
+        cheeks=lighter.mean().item(),
+        unequal=(lighter[dark].mean() - lighter[light].mean()).item(),
+        shortened=(share < 1).float().mean().item(),
+        bursts=bursts(moved).float().mean().item(),
     )
+    return figures, succeeded
 
 
 def strengths(direction: Direction) -> list[float]:
-    """The strengths that edits are judged at: a half, one, and the slider's end, each way."""
+    """The strengths that edits are judged at: one, and the slider's end, each way."""
     up, down = (
-        sorted({s for s in (0.5, 1.0) if s < end} | {end})
-        for end in (direction.max, -direction.min)
+        sorted({s for s in (1.0,) if s < end} | {end}) for end in (direction.max, -direction.min)
     )
     return [-s for s in reversed(down)] + up
 
 
 def edits(
-    bundle: Bundle, probe: Probe, names: list[str], images: Tensor, labels: Labels, faces: int = 128
-) -> Iterator[Edited]:
-    """Every direction upwards on faces without the attribute, and downwards on faces with it."""
+    bundle: Bundle, probe: Probe, names: list[str], images: Tensor, labels: Labels, faces: int = 64
+) -> Iterator[tuple[Edited, Tensor, Tensor]]:
+    """Every direction upwards on faces without the attribute, and downwards on faces with it: what
+    it does, which of the images it was tried on, and on which of those it succeeded."""
     sign = labels.signs(names, [direction.name for direction in bundle.directions])
     device = next(bundle.flow.parameters()).device
     deviations = judge_images(probe, images.to(device)).std(dim=0)
     for column, direction in zip(sign.T, bundle.directions, strict=True):
         for strength in strengths(direction):
-            fitting = images[column == -math.copysign(1.0, strength)][:faces]
-            if len(fitting) > 1:
-                yield edit(bundle.flow, probe, direction, strength, fitting, deviations)
+            tried = torch.nonzero(column == -math.copysign(1.0, strength))[:faces, 0]
+            if len(tried) > 1:
+                chosen = images[tried]
+                found, succeeded = edit(bundle.flow, probe, direction, strength, chosen, deviations)
+                yield found, tried, succeeded.cpu()
+
+
+def by_group(
+    names: list[str], labels: Labels, bits: Tensor, tries: Tensor, successes: Tensor
+) -> list[list[str]]:
+    """A row for each side of each of GROUPS that the labels have: its images, their bits/dim, and
+    the share of all edits on them that succeeded. All tensors are (images,)."""
+    rows = []
+    for column in (name for name in GROUPS if name in labels.columns):
+        sign = labels.signs(names, [column])[:, 0]
+        for side, group in ((1, column), (-1, f"not {column}")):
+            here = sign == side
+            done = successes[here].sum() / tries[here].sum()
+            count = int(here.sum())
+            rows.append([group, str(count), f"{bits[here].mean():.3f}", f"{done:.3f}"])
+    return rows
 
 
 @torch.inference_mode()
@@ -171,9 +181,10 @@ def strip(flow: Flow, direction: Direction, images: Tensor, steps: int = 7) -> I
     up = torch.linspace(0, direction.max, steps // 2 + 1)
     strengths = torch.cat([down, up[1:]])
     latents = _latents(flow, images)
-    vector = direction.vector.to(latents.device)
-    moved = latents[:, None] + strengths.to(latents.device)[:, None] * vector
-    pictures = flow.quantize(_pictures(flow, moved.flatten(0, 1)))
+    moves = strengths.to(latents.device)[:, None] * direction.vector.to(latents.device)
+    each = latents.repeat_interleave(len(moves), 0)
+    pictures, _ = _edited(flow, each, moves.repeat(len(latents), 1))
+    pictures = flow.quantize(pictures)
     return grid(pictures.cpu(), columns=len(strengths))
 
 
@@ -205,10 +216,11 @@ def report(
     readings: Readings | None = None,
     probed: Readings | None = None,
     found: Sequence[Edited] = (),
+    groups: Sequence[list[str]] = (),
 ) -> str:
     """The evaluation as one HTML page with its pictures inside: samples at each temperature and a
     strip of `faces` (uint8) an attribute; AUCs of the directions' readings and of the probe's
-    logits, and the edits, where there were labels to judge them by."""
+    logits, the edits, and what `by_group` gives, where there were labels to judge them by."""
     flow, directions = bundle.flow, bundle.directions
     names = [direction.name for direction in directions]
     body = [
@@ -243,6 +255,8 @@ def report(
             "<h2>Edits</h2>",
             _table(list(Edited.__annotations__), [edited.cells() for edited in found]),
         ]
+    if groups:
+        body += ["<h2>Groups</h2>", _table(GROUP_HEAD, [*groups])]
     body.append("<h2>Samples</h2>")
     for temperature in TEMPERATURES:
         sheet = grid(flow.sample(32, temperature).cpu(), 8)

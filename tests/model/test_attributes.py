@@ -13,17 +13,21 @@ from typer.testing import CliRunner, Result
 from model.__main__ import app
 from model.attributes import (
     ATTRIBUTES,
+    CUTS,
+    SHORTER,
     STRENGTHS,
     Attribute,
     Batches,
     Readings,
     attributes_of,
+    bursts,
     directions_of,
+    edited,
+    held_still,
     mean_difference,
     orthogonal,
     ranged,
     read,
-    regression,
     sum_up,
 )
 from model.bundle import Bundle, Direction
@@ -139,35 +143,61 @@ class TestStratified:
             mean_difference(sums)
 
 
-class TestRegression:
+class TestHeldStill:
     @staticmethod
-    def expected(z: Tensor, signs: Tensor) -> Tensor:
-        """Twice numpy's least squares of all latents on all centred labels."""
-        known = signs != 0
-        centred = torch.where(known, signs - signs.sum(0) / known.sum(0), 0)
-        return 2 * torch.from_numpy(np.linalg.lstsq(centred.numpy(), z.numpy(), rcond=None)[0])
+    def expected(z: Tensor, own: int, others: list[int]) -> Tensor:
+        """Twice numpy's least squares of latents on one label and the grades of the others, among
+        the images that have that label."""
+        columns = [LABELS.columns[i] for i in others]
+        known = SIGNS[:, own] != 0
+        rows = torch.cat([SIGNS[:, [own]], LABELS.grades(NAMES, columns)], dim=1)[known]
+        rows = torch.cat([rows, torch.ones(len(rows), 1)], dim=1)
+        return (
+            2 * torch.from_numpy(np.linalg.lstsq(rows.numpy(), z[known].numpy(), rcond=None)[0])[0]
+        )
 
-    def test_is_least_squares(self, flow: Flow, images: Tensor) -> None:
-        sums = sum_up(flow, in_batches(images, 7), LABELS, [SMILE, AGE, HAT])
-        found = torch.stack([d.vector for d in directions_of(sums, regression(sums))])
-        expected = self.expected(latents(flow, images), SIGNS)
-        torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
+    @pytest.mark.parametrize("size", [7, 30])
+    def test_is_least_squares(self, flow: Flow, images: Tensor, size: int) -> None:
+        held = ["older", "hat"]
+        sums = sum_up(flow, in_batches(images, size), LABELS, [SMILE, AGE], hold=held)
+        smile, age = directions_of(sums, held_still(sums))
+        z = latents(flow, images)
+        for found, own, others in ((smile, 0, [1, 2]), (age, 1, [2])):
+            expected = self.expected(z, own, others)
+            torch.testing.assert_close(found.vector.double(), expected, rtol=1e-4, atol=1e-5)
 
     @pytest.mark.parametrize("attribute", [SMILE, AGE, HAT])
-    def test_of_one_label_is_the_mean_difference(
+    def test_with_none_is_the_mean_difference(
         self, flow: Flow, images: Tensor, attribute: Attribute
     ) -> None:
         sums = sum_up(flow, in_batches(images, 30), LABELS, [attribute])
-        for found, expected in zip(regression(sums), mean_difference(sums), strict=True):
+        for found, expected in zip(held_still(sums), mean_difference(sums), strict=True):
             torch.testing.assert_close(found, expected)
 
-    def test_of_classes_is_of_least_norm(self, flow: Flow, images: Tensor) -> None:
+    def test_what_tells_the_attribute_is_not_held(self, flow: Flow, images: Tensor) -> None:
+        """A grade whose thirds are the attribute would leave nothing of it."""
+        rows = {n: np.append(row, 3 * row[0] + 40) for n, row in LABELS.rows.items()}
+        labels = Labels([*LABELS.columns, "grin"], rows)
+        sums = sum_up(flow, in_batches(images, 30), labels, [SMILE], hold=["grin"])
+        for found, expected in zip(held_still(sums), mean_difference(sums), strict=True):
+            torch.testing.assert_close(found, expected)
+
+    def test_columns_that_add_up(self, flow: Flow, images: Tensor) -> None:
         signs = torch.eye(3, dtype=torch.float64).repeat(10, 1) * 2 - 1
         labels = Labels(["a", "b", "c"], dict(zip(NAMES, signs.numpy(), strict=True)))
-        sums = sum_up(flow, in_batches(images, 7), labels, attributes_of(labels))
-        positive, negative = regression(sums)
-        expected = self.expected(latents(flow, images), signs)
-        torch.testing.assert_close(positive - negative, expected, rtol=1e-4, atol=1e-5)
+        attributes = attributes_of(labels)
+        sums = sum_up(flow, in_batches(images, 7), labels, attributes, hold=["a", "b", "c"])
+        positive, negative = held_still(sums)
+        z = latents(flow, images)
+        for i in range(3):
+            rows = torch.cat(
+                [signs[:, [i]], labels.grades(NAMES, [n for n in "abc" if n != "abc"[i]])], 1
+            )
+            rows = rows - rows.mean(0)
+            expected = (
+                2 * torch.from_numpy(np.linalg.lstsq(rows.numpy(), z.numpy(), rcond=None)[0])[0]
+            )
+            torch.testing.assert_close((positive - negative)[i], expected, rtol=1e-4, atol=1e-5)
 
     def test_holds_other_attributes_still(self) -> None:
         """Pictures that glasses brighten on the left and age on the right, where glasses are worn
@@ -183,7 +213,7 @@ class TestRegression:
         labels = Labels(["glasses", "older"], dict(zip(names, signs.numpy(), strict=True)))
         batches = [(names, images.to(torch.uint8))]
         attributes = attributes_of(labels, ["glasses", "older"])
-        sums = sum_up(flow, batches, labels, attributes)
+        sums = sum_up(flow, batches, labels, attributes, hold=["glasses", "older"])
         strata = sum_up(flow, batches, labels, attributes, ["glasses", "older"])
 
         def spill(means: tuple[Tensor, Tensor]) -> float:
@@ -192,7 +222,7 @@ class TestRegression:
             return (picture[..., 4:].norm() / picture[..., :4].norm()).item()
 
         assert spill(mean_difference(sums)) > 0.4
-        assert spill(regression(sums)) < 0.05
+        assert spill(held_still(sums)) < 0.05
         assert spill(mean_difference(strata)) < 0.05
 
 
@@ -263,48 +293,64 @@ def direction_of(vector: Tensor) -> Direction:
     return Direction("a", "A", "G", vector, 1, 1, 0.0, 1.0, 0.0, 0.0)
 
 
-def test_a_range_ends_where_pictures_burst(flow: Flow) -> None:
-    """Along the brightness of a grey face, up and down, until it leaves the range of a picture."""
-    grey = torch.full((3, 3, 8, 8), 128, dtype=torch.uint8)
-    with torch.no_grad():
-        middle = flow.flatten(flow.encode(grey))
-
-        def holds(strength: float, vector: Tensor) -> bool:
-            picture = flow.decode(flow.unflatten(middle + strength * vector))
-            outside = (picture < -0.2) | (picture > 1.2)
-            return bool((outside.double().mean(dim=(1, 2, 3)) <= 0.01).all())
-
-        white = flow.flatten(flow.encode(torch.full_like(grey, 255)))[0]
-        brighter = 0.7 * (white - middle[0])
-        found = ranged(flow, direction_of(brighter), middle)
-        for end in (found.min, found.max):
-            further = [s for s in STRENGTHS if s > abs(end)]
-            sign = 1 if end > 0 else -1
-            assert holds(end, brighter)
-            assert not further or not holds(sign * further[0], brighter)
-        assert ranged(flow, direction_of(3 * brighter), middle).max < STRENGTHS[-1]  # past white
-
-    still = ranged(flow, direction_of(torch.zeros(192)), middle)
-    assert (still.min, still.max) == (-STRENGTHS[-1], STRENGTHS[-1])
-
-
-def test_a_range_allows_its_share_to_burst(flow: Flow) -> None:
-    """Found as by decoding every face at every strength: some of forty burst sooner."""
+@pytest.fixture
+def shades(flow: Flow) -> Tensor:
+    """Flat latents of forty grey faces, dark to light."""
     shades = torch.linspace(40, 215, 40).to(torch.uint8)[:, None, None, None].expand(40, 3, 8, 8)
-    with torch.no_grad():
-        z = flow.flatten(flow.encode(shades))
-        vector = 0.4 * (z[-1] - z[0])
+    return latents(flow, shades)
 
-        def share(strength: float) -> float:
-            pictures = flow.decode(flow.unflatten(z + strength * vector)).flatten(1)
-            outside = ((pictures < -0.2) | (pictures > 1.2)).double().mean(1)
-            return (outside <= 0.01).double().mean().item()
+
+def test_a_range_ends_where_steps_are_cut(flow: Flow, shades: Tensor) -> None:
+    """Found as by decoding every face at every strength."""
+    vector = 0.4 * (shades[-1] - shades[0])
+
+    def share(strength: float) -> float:
+        with torch.no_grad():
+            pictures = flow.decode(flow.unflatten(shades + strength * vector)).flatten(1)
+        return ((pictures >= -0.2) & (pictures <= 1.2)).all(1).double().mean().item()
 
     for wanted in (0.5, 0.8, 0.95):
-        found = ranged(flow, direction_of(vector), z, wanted)
+        found = ranged(flow, direction_of(vector), shades, wanted)
         for sign, end in ((1, found.max), (-1, -found.min)):
             held = [s for s in STRENGTHS if share(sign * s) >= wanted]
             assert end == max(held, default=STRENGTHS[0])
+    assert ranged(flow, direction_of(3 * vector), shades).max < STRENGTHS[-1]  # past white
+    still = ranged(flow, direction_of(torch.zeros(192)), shades)
+    assert (still.min, still.max) == (-STRENGTHS[-1], STRENGTHS[-1])
+
+
+class TestEdited:
+    """Along the brightness of grey faces, until they leave the range of a picture."""
+
+    def test_a_picture_that_holds_is_the_decoded_step(self, flow: Flow, shades: Tensor) -> None:
+        step = 0.02 * (shades[-1] - shades[0])
+        pictures, share = edited(flow, shades, step.expand_as(shades))
+        with torch.no_grad():
+            assert torch.equal(pictures, flow.decode(flow.unflatten(shades + step)))
+        assert (share == 1).all()
+
+    def test_a_step_is_cut_until_the_picture_holds(self, flow: Flow, shades: Tensor) -> None:
+        step = 0.5 * (shades[-1] - shades[0])
+        pictures, share = edited(flow, shades, step.expand_as(shades))
+        assert not bursts(pictures).any()
+        assert share[0] == 1
+        assert share[-1] < 1
+        assert (share.diff() <= 0).all(), "the lighter the face, the less it can be lightened"
+        with torch.no_grad():
+            for i in torch.nonzero(share < 1)[:, 0].tolist():
+                less = shades[[i]] + share[i] * step
+                torch.testing.assert_close(pictures[[i]], flow.decode(flow.unflatten(less)))
+                more = shades[[i]] + share[i] / SHORTER * step
+                assert bursts(flow.decode(flow.unflatten(more))).all(), "no further than needed"
+
+    def test_no_step_no_change(self, flow: Flow, shades: Tensor) -> None:
+        """Even where the latent's own picture bursts."""
+        far = shades[:2] + 20 * (shades[-1] - shades[0])
+        pictures, share = edited(flow, far, torch.zeros_like(far))
+        assert bursts(pictures).all()
+        assert (share == 1).all()
+        _, share = edited(flow, far, shades[:2])
+        torch.testing.assert_close(share, torch.full_like(share, SHORTER**CUTS))
 
 
 class TestCommand:
@@ -343,39 +389,45 @@ class TestCommand:
         assert direction.min < 0 < direction.max
         assert bundle.card == {
             "licence": "none",
-            "directions": {"method": "mean difference", "stratified_by": [], "orthogonal": False},
+            "directions": {
+                "stratified_by": [],
+                "held": [],
+                "skin_kept_by": "",
+                "orthogonal": False,
+            },
         }
         z = latents(bundle.flow, images)
         torch.testing.assert_close(
             direction.vector.double(), z[:12].mean(0) - z[12:].mean(0), rtol=1e-2, atol=2e-3
         )
 
-    @pytest.mark.parametrize("method", ["stratify", "regression", "orthogonal"])
+    @pytest.mark.parametrize("method", ["stratify", "hold", "orthogonal"])
     def test_other_directions(self, folder: Path, images: Tensor, method: str) -> None:
         arguments = ["--labels", str(folder / "labels.csv"), "--attributes", "smiling, older"]
         match method:
-            case "stratify":
-                arguments += ["--stratify", "older,hat"]
+            case "orthogonal":
+                arguments += ["--orthogonal"]
             case other:
-                arguments += [f"--{other}"]
+                arguments += [f"--{other}", "older,hat"]
         output = self.run(folder, *arguments)
         bundle = Bundle.load(folder / "toy.safetensors")
-        strata = ["older", "hat"] if method == "stratify" else []
-        sums = sum_up(bundle.flow, in_batches(images, 30), LABELS, [SMILE, AGE], strata)
-        means = (regression if method == "regression" else mean_difference)(sums)
+        strata, held = (["older", "hat"] if method == m else [] for m in ("stratify", "hold"))
+        sums = sum_up(bundle.flow, in_batches(images, 30), LABELS, [SMILE, AGE], strata, held)
+        means = (held_still if method == "hold" else mean_difference)(sums)
         expected = directions_of(sums, means, method == "orthogonal")
         for found, wanted in zip(bundle.directions, expected, strict=True):
             torch.testing.assert_close(found.vector, wanted.vector, rtol=1e-3, atol=1e-5)
         cosine = torch.cosine_similarity(expected[0].vector, expected[1].vector, dim=0).item()
         assert re.search(rf"^older +{round(100 * cosine)} +100$", output, re.MULTILINE)
         assert bundle.card["directions"]["stratified_by"] == strata
+        assert bundle.card["directions"]["held"] == held
 
     def test_subfolders_are_classes(self, folder: Path) -> None:
         for i, path in enumerate(sorted((folder / "faces").iterdir())):
             path = path.rename(folder / path.name)
             (folder / "faces" / "abc"[i % 3]).mkdir(exist_ok=True)
             path.rename(folder / "faces" / "abc"[i % 3] / path.name)
-        self.run(folder, "--regression")
+        self.run(folder, "--hold", "a,b,c")
         directions = Bundle.load(folder / "toy.safetensors").directions
         assert [(d.name, d.positives, d.negatives) for d in directions] == [
             (name, 10, 20) for name in "abc"
@@ -385,7 +437,9 @@ class TestCommand:
         ("arguments", "error"),
         [
             ([], "no labels"),
-            (["--stratify", "hat", "--regression"], "in two ways"),
+            (["--stratify", "hat", "--hold", "older"], "in two ways"),
+            (["--labels", "labels.csv", "--hold", "wings"], "no column of numbers wings"),
+            (["--labels", "labels.csv", "--keep-skin", "wings"], "none of the attributes"),
             (["--labels", "labels.csv", "--attributes", "wings"], "no column of numbers wings"),
             (["--labels", "labels.csv", "--stratify", "wings"], "no column of numbers wings"),
             (["--labels", "text.csv"], "no labels"),

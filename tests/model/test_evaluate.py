@@ -19,7 +19,7 @@ from model.attributes import Attribute, directions_of, mean_difference, sum_up
 from model.bundle import Bundle, Direction
 from model.config import FlowConfig
 from model.data import Labels, grid
-from model.evaluate import TEMPERATURES, edit, edits, reconstruction, strengths, strip
+from model.evaluate import TEMPERATURES, by_group, edit, edits, reconstruction, strengths, strip
 from model.flow import Flow, Latent
 from model.probe import Probe, judge_images, train
 from model.train import bits_per_dim
@@ -86,9 +86,9 @@ class TestStrengths:
     @pytest.mark.parametrize(
         ("low", "high", "expected"),
         [
-            (-1.0, 1.0, [-1, -0.5, 0.5, 1]),
-            (-0.5, 2.0, [-0.5, 0.5, 1, 2]),
-            (-1.5, 0.75, [-1.5, -1, -0.5, 0.5, 0.75]),
+            (-1.0, 1.0, [-1, 1]),
+            (-0.5, 2.0, [-0.5, 1, 2]),
+            (-1.5, 0.75, [-1.5, -1, 0.75]),
         ],
     )
     def test_stay_on_the_slider(self, low: float, high: float, expected: list[float]) -> None:
@@ -97,33 +97,44 @@ class TestStrengths:
 
 class TestEdits:
     def test_the_probe_sees_them(self, bundle: Bundle, probe: Probe, images: Tensor) -> None:
-        found = {(e.attribute, e.strength): e for e in edits(bundle, probe, NAMES, images, LABELS)}
-        assert set(found) == {(n, s) for n in ("left", "top") for s in (-1.0, -0.5, 0.5, 1.0)}
-        for (name, strength), edited in found.items():
-            assert edited.before < 0.2, name
+        found = list(edits(bundle, probe, NAMES, images, LABELS))
+        names = [(edited.attribute, edited.strength) for edited, *_ in found]
+        assert names == [(n, s) for n in ("left", "top") for s in (-1.0, 1.0)]
+        for edited, tried, succeeded in found:
+            sign = SIGNS[:, LABELS.columns.index(edited.attribute)]
+            assert (sign[tried] == -edited.strength).all()
+            assert edited.before < 0.2
+            assert edited.after == pytest.approx(succeeded.float().mean().item())
+            assert edited.after > 0.8
             assert edited.moved > 0
-            if abs(strength) == 1:
-                assert edited.after > 0.8
-                assert edited.moved > found[name, strength / 2].moved
-                assert edited.others < 0.3
-            assert edited.bursts == 0
+            assert edited.others < 0.3
+            assert edited.bursts == edited.shortened == 0
+
+    def test_half_the_strength_moves_less(
+        self, bundle: Bundle, probe: Probe, images: Tensor
+    ) -> None:
+        half, whole = (
+            edit(bundle.flow, probe, bundle.directions[0], strength, images, torch.ones(2))[0].moved
+            for strength in (0.5, 1.0)
+        )
+        assert 0 < half < whole
 
     def test_movement_is_of_the_mean_logits(
         self, bundle: Bundle, probe: Probe, images: Tensor
     ) -> None:
         flow, direction = bundle.flow, bundle.directions[0]
         logits = judge_images(probe, images)
-        found = edit(flow, probe, direction, -0.5, images[:4], logits.std(0))
+        found, succeeded = edit(flow, probe, direction, -0.5, images[:4], logits.std(0))
         z = flow.flatten(flow.encode(images[:4])) - 0.5 * direction.vector
         after = probe(flow.decode(flow.unflatten(z)).clamp(0, 1))
         moved = (after - logits[:4]).mean(0) / logits.std(0)
         assert found.moved == pytest.approx(-moved[0].item(), rel=1e-2)
         assert found.others == pytest.approx(abs(moved[1] / moved[0]).item(), rel=1e-2)
-        assert found.after == (after[:, 0] < 0).float().mean()
+        assert torch.equal(succeeded, after[:, 0] < 0)
 
     def test_nothing_moves_at_no_distance(self, flow: Flow, probe: Probe, images: Tensor) -> None:
         still = direction_of(torch.zeros(flow.config.dimensions))
-        found = edit(flow, probe, still, 1.0, images, torch.ones(2))
+        found, _ = edit(flow, probe, still, 1.0, images, torch.ones(2))
         assert found.before == found.after
         for figure in (found.moved, found.border, found.cheeks, found.unequal):
             assert figure == pytest.approx(0, abs=1e-3)
@@ -133,22 +144,35 @@ class TestEdits:
         images = torch.full((4, 3, 16, 16), 90, dtype=torch.uint8)
         images[:2] = 60
         z = flow.flatten(flow.encode(torch.stack([images[0], images[0] + 10])))
-        found = edit(flow, probe, direction_of(z[1] - z[0]), 1.0, images, torch.ones(2))
+        found, _ = edit(flow, probe, direction_of(z[1] - z[0]), 1.0, images, torch.ones(2))
         assert found.border == pytest.approx(10 * 255 / 256, abs=0.05)
         assert found.cheeks == pytest.approx(10 * 255 / 256, abs=0.05)
         assert found.unequal == pytest.approx(0, abs=0.05)
 
-    def test_bursts(self, probe: Probe, flow: Flow) -> None:
+    def test_a_step_that_bursts_is_shortened(self, probe: Probe, flow: Flow) -> None:
         images = torch.full((4, 3, 16, 16), 90, dtype=torch.uint8)
         images[:1] = 200
         z = flow.flatten(flow.encode(torch.stack([images[1], images[1] + 110])))
-        found = edit(flow, probe, direction_of(z[1] - z[0]), 1.0, images, torch.ones(2))
-        assert found.bursts == 0.25
+        found, _ = edit(flow, probe, direction_of(z[1] - z[0]), 1.0, images, torch.ones(2))
+        assert found.shortened == 0.25
+        assert found.bursts == 0
 
     def test_of_a_single_attribute_nothing_else_moves(self, flow: Flow, images: Tensor) -> None:
         probe = train(["left"], images, SIGNS[:, :1], epochs=1)
         moving = direction_of(torch.ones(flow.config.dimensions))
-        assert edit(flow, probe, moving, 1.0, images, torch.ones(1)).others == 0
+        assert edit(flow, probe, moving, 1.0, images, torch.ones(1))[0].others == 0
+
+
+def test_groups_are_the_sides_of_their_columns() -> None:
+    rows = {name: np.array([float(i % 2) * 2 - 1, 7.0]) for i, name in enumerate(NAMES)}
+    labels = Labels(["older", "other"], rows)
+    bits = torch.arange(40.0)
+    tries = torch.full((40,), 2.0)
+    successes = torch.tensor([0.0, 1.0] * 20)
+    assert by_group(NAMES, labels, bits, tries, successes) == [
+        ["older", "20", "20.000", "0.500"],
+        ["not older", "20", "19.000", "0.000"],
+    ]
 
 
 def test_cosines() -> None:
@@ -208,7 +232,7 @@ class TestCommand:
             assert "images not reconstructed exactly" in text
         assert "&lt;toy&gt;" in page
         assert "<toy>" not in page
-        assert page.count("<td>left</td>") == 1 + 1 + 4  # directions, cosines, edits
+        assert page.count("<td>left</td>") == 1 + 1 + 2  # directions, cosines, edits
         assert "AUC of the probe" in page
         assert page.count("<td>1.000</td>") >= 2
         sheets = self.pictures(page)
