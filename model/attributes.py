@@ -4,7 +4,7 @@ held still."""
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -286,23 +286,24 @@ def bursts(pictures: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def edited(flow: Flow, latents: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+def edited(
+    decode: Callable[[Tensor], Tensor], latents: Tensor, steps: Tensor
+) -> tuple[Tensor, Tensor]:
     """The pictures decode(latents + steps), and the share of each step that was taken: one whose
     picture bursts is shortened until it holds. Beyond the latents that the flow has seen, a decode
     can grow without bound; how far a face may move before that, only the decode tells.
 
-    `latents` and `steps` are flat, (B, dimensions). No step, no change: that picture is the
-    latent's own.
+    `latents` and `steps` are flat, (B, dimensions), and `decode` takes such. No step, no change:
+    that picture is the latent's own.
     """
-    pictures = flow.decode(flow.unflatten(latents + steps))
+    pictures = decode(latents + steps)
     share = torch.ones(len(latents), dtype=latents.dtype, device=latents.device)
     for _ in range(CUTS):
         again = torch.nonzero(bursts(pictures) & steps.any(1))[:, 0]
         if not len(again):
             break
         share[again] *= SHORTER
-        moved = latents[again] + share[again, None] * steps[again]
-        pictures[again] = flow.decode(flow.unflatten(moved))
+        pictures[again] = decode(latents[again] + share[again, None] * steps[again])
     return pictures, share
 
 

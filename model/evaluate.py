@@ -61,7 +61,9 @@ def _latents(flow: Flow, images: Tensor) -> Tensor:
 @torch.inference_mode()
 def _edited(flow: Flow, latents: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
     pairs = zip(latents.split(BATCH), steps.expand_as(latents).split(BATCH), strict=True)
-    chunks = [edited(flow, chunk, step) for chunk, step in pairs]
+    chunks = [
+        edited(lambda z: flow.decode(flow.unflatten(z)), chunk, step) for chunk, step in pairs
+    ]
     return torch.cat([pictures for pictures, _ in chunks]), torch.cat([s for _, s in chunks])
 
 

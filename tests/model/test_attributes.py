@@ -324,14 +324,18 @@ class TestEdited:
 
     def test_a_picture_that_holds_is_the_decoded_step(self, flow: Flow, shades: Tensor) -> None:
         step = 0.02 * (shades[-1] - shades[0])
-        pictures, share = edited(flow, shades, step.expand_as(shades))
+        pictures, share = edited(
+            lambda z: flow.decode(flow.unflatten(z)), shades, step.expand_as(shades)
+        )
         with torch.no_grad():
             assert torch.equal(pictures, flow.decode(flow.unflatten(shades + step)))
         assert (share == 1).all()
 
     def test_a_step_is_cut_until_the_picture_holds(self, flow: Flow, shades: Tensor) -> None:
         step = 0.5 * (shades[-1] - shades[0])
-        pictures, share = edited(flow, shades, step.expand_as(shades))
+        pictures, share = edited(
+            lambda z: flow.decode(flow.unflatten(z)), shades, step.expand_as(shades)
+        )
         assert not bursts(pictures).any()
         assert share[0] == 1
         assert share[-1] < 1
@@ -346,10 +350,12 @@ class TestEdited:
     def test_no_step_no_change(self, flow: Flow, shades: Tensor) -> None:
         """Even where the latent's own picture bursts."""
         far = shades[:2] + 20 * (shades[-1] - shades[0])
-        pictures, share = edited(flow, far, torch.zeros_like(far))
+        pictures, share = edited(
+            lambda z: flow.decode(flow.unflatten(z)), far, torch.zeros_like(far)
+        )
         assert bursts(pictures).all()
         assert (share == 1).all()
-        _, share = edited(flow, far, shades[:2])
+        _, share = edited(lambda z: flow.decode(flow.unflatten(z)), far, shades[:2])
         torch.testing.assert_close(share, torch.full_like(share, SHORTER**CUTS))
 
 
