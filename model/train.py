@@ -30,8 +30,8 @@ OPTIMIZERS = {"adam": torch.optim.Adam, "adamax": torch.optim.Adamax}
 class TrainConfig:
     """How to train. The learning rate climbs linearly for `warm_up` steps, stays, and falls by a
     cosine to zero over the last `cool_down`, a share of all steps. `batch` is that of one step of
-    all processes together, worked through in `accumulate` parts. `path_rate` is the share of the
-    learning rate at which what acts on the path of x itself learns (see `on_the_path`)."""
+    all processes together, worked through in `accumulate` parts. What acts on the path of x
+    itself (see `on_the_path`) learns at a share of the rate that falls to `path_rate`."""
 
     steps: int = 10_000
     batch: int = 16
@@ -55,6 +55,11 @@ class TrainConfig:
         warm = (step + 1) / max(1, self.warm_up)
         left = (self.steps - step) / max(1.0, self.cool_down * self.steps)
         return min(1.0, warm) * 0.5 * (1 - math.cos(math.pi * min(1.0, left)))
+
+    def path_share(self, step: int) -> float:
+        """Share of the rate at which what acts on the path learns: all of it at first, when the
+        scales are still to be found, half of it after 500 steps, and so on."""
+        return max(self.path_rate, 500 / (500 + step))
 
 
 class DivergedError(Exception):
@@ -114,7 +119,7 @@ class Trainer:
         optimizer = OPTIMIZERS[config.optimizer]
         path, weights = on_the_path(flow)
         self.optimizer = optimizer(
-            [{"params": weights, "share": 1.0}, {"params": path, "share": config.path_rate}],
+            [{"params": weights}, {"params": path}],
             config.learning_rate,
             **fused,
         )
@@ -200,9 +205,9 @@ class Trainer:
             bits /= processes()
         norm = nn.utils.clip_grad_norm_(self.flow.parameters(), self.config.clip)
         if torch.isfinite(bits) and torch.isfinite(norm):
-            for group in self.optimizer.param_groups:
-                rate = self.config.learning_rate * self.config.rate(self.step)
-                group["lr"] = rate * group["share"]
+            weights, path = self.optimizer.param_groups
+            weights["lr"] = self.config.learning_rate * self.config.rate(self.step)
+            path["lr"] = weights["lr"] * self.config.path_share(self.step)
             self.optimizer.step()
             self.average.update_parameters(self.flow)
         else:

@@ -283,6 +283,11 @@ class TestSchedule:
         config = TrainConfig(steps=steps)
         assert all(0 < config.rate(step) <= 1 for step in range(steps))
 
+    def test_the_path_settles(self) -> None:
+        config = TrainConfig(path_rate=0.05)
+        shares = [config.path_share(step) for step in (0, 500, 1500, 9500, 20_000)]
+        assert shares == pytest.approx([1, 0.5, 0.25, 0.05, 0.05])
+
     def test_no_warm_up_or_cool_down(self) -> None:
         config = TrainConfig(steps=10, warm_up=0, cool_down=0)
         assert [config.rate(step) for step in range(10)] == [1.0] * 10
@@ -293,7 +298,7 @@ class TestSchedule:
             trainer.train_step()
             weights, path = trainer.optimizer.param_groups
             assert weights["lr"] == SHORT.learning_rate * SHORT.rate(step)
-            assert path["lr"] == weights["lr"] * SHORT.path_rate
+            assert path["lr"] == weights["lr"] * SHORT.path_share(step)
 
     def test_what_acts_on_the_path_learns_apart(self, pictures: Tensor) -> None:
         flow = new_trainer(pictures).flow
