@@ -34,6 +34,11 @@ class Record:
     box: Box | None = None
     photo: bytes | None = None  # as uploaded
 
+    @property
+    def has_photo(self) -> bool:
+        """Known without its bytes: a box is a place in a photograph."""
+        return self.box is not None
+
 
 class LatentStore(Protocol):
     async def put(self, record: Record) -> str:
