@@ -12,6 +12,7 @@ from app.errors import Problem
 from app.latents import LatentStore, Record
 from app.photos import Format, Pixels
 from app.settings import Settings
+from app.telemetry import Metrics
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Parts:
     settings: Settings
     engine: Engine
     store: LatentStore
+    metrics: Metrics
 
     async def record(self, latent_id: str, *, photo: bool = False) -> tuple[Record, int]:
         """A stored record of the model that is served, and its remaining seconds."""

@@ -113,17 +113,20 @@ def _check_strengths(parts: Parts, strengths: dict[str, float]) -> None:
 async def edit(parts: PartsOf, request: EditRequest, format: FormatOf) -> Response:
     """Move a latent along attribute directions and decode it; `photo` is the whole upload at its
     own resolution with the edited face in place (of a generated face, the crop)."""
+    return await picture(await edited(parts, request), format)
+
+
+async def edited(parts: Parts, request: EditRequest) -> Pixels:
+    """The picture that /edit and /live answer with."""
     _check_strengths(parts, request.attributes)
     whole = request.output == "photo"
     record, _ = await parts.record(request.latent_id, photo=whole)
     if record.photo is not None and not any(request.attributes.values()):
-        photo = await asyncio.to_thread(photos.read, record.photo, parts.settings.max_pixels)
-        return await picture(photo, format)
+        return await asyncio.to_thread(photos.read, record.photo, parts.settings.max_pixels)
     decoded = await parts.engine.decode(record.latent, request.attributes)
     if record.photo is None:
-        return await picture(decoded, format)
-    edited = await asyncio.to_thread(_in_place, parts, record, decoded)
-    return await picture(edited, format)
+        return decoded
+    return await asyncio.to_thread(_in_place, parts, record, decoded)
 
 
 def _in_place(parts: Parts, record: Record, decoded: Pixels) -> Pixels:

@@ -324,11 +324,14 @@ def test_a_failure_is_of_its_batch_alone(bundle: Bundle, monkeypatch: pytest.Mon
     async def run() -> None:
         with running(bundle) as (engine, _):
             broken.set()
-            with pytest.raises(ZeroDivisionError):
-                await engine.decode(latents(1)[0])
+            for _ in range(3):
+                assert engine.healthy
+                with pytest.raises(ZeroDivisionError):
+                    await engine.decode(latents(1)[0])
+            assert not engine.healthy
             broken.clear()
             assert (await engine.decode(latents(1)[0])).shape == (32, 32, 3)
-            assert engine.alive
+            assert engine.healthy
 
     asyncio.run(run())
 
@@ -343,7 +346,7 @@ def test_closing_finishes_what_was_accepted(
         calls = [asyncio.create_task(engine.decode(row)) for row in latents(LARGEST + 4)]
         await gate.closed_behind(calls[0])
         closing = asyncio.create_task(asyncio.to_thread(engine.close))
-        await until(lambda: not engine.alive)
+        await until(lambda: not engine.healthy)
         with pytest.raises(Problem, match="stopping") as error:
             await engine.decode(latents(1)[0])
         assert error.value.status_code == 503
