@@ -35,7 +35,7 @@ class Parts:
         return record, seconds
 
 
-def _parts(request: Request) -> Parts:
+async def _parts(request: Request) -> Parts:
     parts: Parts = request.app.state.parts
     return parts
 
@@ -45,7 +45,7 @@ PartsOf = Annotated[Parts, Depends(_parts)]
 FORMATS: dict[str, Format] = {"image/png": "png", "image/webp": "webp", "image/jpeg": "jpeg"}
 
 
-def _format(request: Request) -> Format:
+async def _format(request: Request) -> Format:
     """The best picture format that the Accept header takes, PNG before the others."""
     weights = {}
     for entry in request.headers.get("accept", "*/*").split(","):
