@@ -1,5 +1,6 @@
 """The application: wires the parts, and owns their start and stop."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,13 +12,15 @@ from fastapi.staticfiles import StaticFiles
 from starlette.formparsers import MultiPartParser
 
 from app import errors
-from app.api import latents, model, pictures
+from app.api import health, latents, live, model, pictures
 from app.api.parts import Parts
+from app.disconnect import CancelOnDisconnect
 from app.engine import Engine
 from app.latents import LatentStore, MemoryStore, RedisStore
 from app.limits import BodyLimit
 from app.settings import Settings
-from model.bundle import Bundle
+from app.telemetry import Metrics, Telemetry
+from model.bundle import Bundle, BundleError
 
 log = logging.getLogger(__name__)
 
@@ -40,31 +43,38 @@ def create_app(settings: Settings) -> FastAPI:
     # uploads stay in memory: past this size, the parser would spool them to a disk
     MultiPartParser.spool_max_size = settings.max_upload_bytes
 
+    metrics = Metrics()
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        bundle = Bundle.load(settings.bundle, _device(settings.device))
-        parts = Parts(settings, Engine(bundle), _store(settings))
+        try:
+            bundle = Bundle.load(settings.bundle, _device(settings.device))
+        except BundleError as error:
+            log.critical("there is no model to serve: %s", error)
+            raise
+        engine = Engine(bundle, settings.queue, settings.deadline, metrics.batch)
+        metrics.queue_depth.set_function(lambda: engine.waiting)
+        parts = Parts(settings, engine, _store(settings), metrics)
         app.state.parts = parts
         log.info("serving %s on %s", bundle.name, settings.device)
         yield
-        parts.engine.close()
+        await asyncio.to_thread(engine.close)
         await parts.store.close()
 
     app = FastAPI(
         title="Glow Editor",
         summary="Edits photographs of faces in the latent space of a normalizing flow.",
+        description=live.DESCRIPTION,
         version="1",
         lifespan=lifespan,
     )
     errors.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_upload_bytes)
-    for router in (model.router, latents.router, pictures.router):
+    app.add_middleware(CancelOnDisconnect)
+    app.add_middleware(Telemetry, metrics=metrics)  # outermost: added last
+    for router in (model.router, latents.router, pictures.router, live.router):
         app.include_router(router, prefix="/api/v1")
-
-    @app.get("/healthz", tags=["health"])
-    async def healthz() -> dict[str, str]:
-        """Whether the process answers."""
-        return {"status": "ok"}
+    app.include_router(health.router)
 
     # not a mount: one at the root would answer for an address with another method, 404 for 405
     app.router.default = StaticFiles(directory=STATIC, html=True)

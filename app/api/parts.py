@@ -4,9 +4,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import numpy as np
 from fastapi import Depends, Request, Response
-from numpy.typing import NDArray
 
 from app import photos
 from app.engine import Engine
@@ -14,6 +12,7 @@ from app.errors import Problem
 from app.latents import LatentStore, Record
 from app.photos import Format, Pixels
 from app.settings import Settings
+from app.telemetry import Metrics
 
 
 @dataclass(frozen=True)
@@ -21,6 +20,7 @@ class Parts:
     settings: Settings
     engine: Engine
     store: LatentStore
+    metrics: Metrics
 
     async def record(self, latent_id: str, *, photo: bool = False) -> tuple[Record, int]:
         """A stored record of the model that is served, and its remaining seconds."""
@@ -35,7 +35,7 @@ class Parts:
         return record, seconds
 
 
-def _parts(request: Request) -> Parts:
+async def _parts(request: Request) -> Parts:
     parts: Parts = request.app.state.parts
     return parts
 
@@ -45,7 +45,7 @@ PartsOf = Annotated[Parts, Depends(_parts)]
 FORMATS: dict[str, Format] = {"image/png": "png", "image/webp": "webp", "image/jpeg": "jpeg"}
 
 
-def _format(request: Request) -> Format:
+async def _format(request: Request) -> Format:
     """The best picture format that the Accept header takes, PNG before the others."""
     weights = {}
     for entry in request.headers.get("accept", "*/*").split(","):
@@ -79,9 +79,3 @@ PICTURE: dict[int | str, dict[str, Any]] = {
 async def picture(pixels: Pixels, format: Format) -> Response:
     data = await asyncio.to_thread(photos.write, pixels, format)
     return Response(data, media_type=f"image/{format}", headers={"Vary": "Accept"})
-
-
-def to_pixels(decoded: NDArray[np.float32], bins: int = 256) -> Pixels:
-    """A decoded crop as 8-bit pixels: the bin that each value falls in."""
-    finite = np.nan_to_num(decoded)  # a latent far from any face may decode to infinities
-    return np.floor(finite * bins).clip(0, bins - 1).astype(np.uint8)
