@@ -33,6 +33,7 @@ class Record:
     model: str  # the bundle it belongs to
     box: Box | None = None
     photo: bytes | None = None  # as uploaded
+    owner: str = ""  # who alone may open it; "" where the id is all it takes
 
 
 class LatentStore(Protocol):
@@ -58,7 +59,7 @@ def _new_id() -> str:
     return secrets.token_urlsafe(16)
 
 
-def _unknown() -> Problem:
+def unknown() -> Problem:
     return Problem(
         404,
         "unknown-latent",
@@ -104,7 +105,7 @@ class MemoryStore:
     async def get(self, latent_id: str, *, photo: bool = False) -> tuple[Record, int]:
         entry = self._records.get(latent_id)
         if entry is None:
-            raise _unknown()
+            raise unknown()
         record, expires = entry
         if not photo:
             record = replace(record, photo=None)
@@ -112,7 +113,7 @@ class MemoryStore:
 
     async def delete(self, latent_id: str) -> None:
         if self._records.pop(latent_id, None) is None:
-            raise _unknown()
+            raise unknown()
 
     async def ping(self) -> None:
         return
@@ -144,7 +145,11 @@ class RedisStore:
         fields: dict[bytes | bytearray | memoryview[int] | str | int | float, Any] = {
             "latent": record.latent.astype("<f8").tobytes(),
             "about": json.dumps(
-                {"model": record.model, "box": record.box and asdict(record.box)}
+                {
+                    "model": record.model,
+                    "box": record.box and asdict(record.box),
+                    "owner": record.owner,
+                }
             ).encode(),
         }
         if record.photo is not None:
@@ -167,13 +172,14 @@ class RedisStore:
                 values, seconds = await pipe.execute()
         latent, about, *rest = values
         if latent is None or about is None:
-            raise _unknown()
+            raise unknown()
         known = json.loads(about)
         record = Record(
             np.frombuffer(latent, "<f8"),
             known["model"],
             Box(**known["box"]) if known["box"] else None,
             rest[0] if rest else None,
+            known["owner"],
         )
         return record, max(0, seconds)
 
@@ -181,7 +187,7 @@ class RedisStore:
         with _reachable():
             removed = await self._redis.delete(self._key(latent_id))
         if not removed:
-            raise _unknown()
+            raise unknown()
 
     async def ping(self) -> None:
         with _reachable():
