@@ -35,6 +35,11 @@ class Record:
     photo: bytes | None = None  # as uploaded
     owner: str = ""  # who alone may open it; "" where the id is all it takes
 
+    @property
+    def has_photo(self) -> bool:
+        """Known without its bytes: a box is a place in a photograph."""
+        return self.box is not None
+
 
 class LatentStore(Protocol):
     async def put(self, record: Record) -> str:

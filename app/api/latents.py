@@ -125,7 +125,7 @@ async def latent(
 ) -> LatentDescription | Response:
     """The latent as an npy file (float32, flat, levels in order) where Accept asks for
     application/x-npy, else its description."""
-    record, seconds = await parts.record(latent_id, photo=True)
+    record, seconds = await parts.record(latent_id)
     if NPY in request.headers.get("accept", ""):
         out = io.BytesIO()
         np.save(out, record.latent.astype(np.float32))
@@ -134,7 +134,7 @@ async def latent(
         latent_id=latent_id,
         model=record.model,
         shapes=parts.engine.bundle.flow.config.part_shapes,
-        has_photo=record.photo is not None,
+        has_photo=record.has_photo,
         expires_in=seconds,
     )
 

@@ -4,9 +4,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import numpy as np
 from fastapi import Depends, Request, Response
-from numpy.typing import NDArray
 
 from app import photos
 from app.engine import Engine
@@ -79,9 +77,3 @@ PICTURE: dict[int | str, dict[str, Any]] = {
 async def picture(pixels: Pixels, format: Format) -> Response:
     data = await asyncio.to_thread(photos.write, pixels, format)
     return Response(data, media_type=f"image/{format}", headers={"Vary": "Accept"})
-
-
-def to_pixels(decoded: NDArray[np.float32], bins: int = 256) -> Pixels:
-    """A decoded crop as 8-bit pixels: the bin that each value falls in."""
-    finite = np.nan_to_num(decoded)  # a latent far from any face may decode to infinities
-    return np.floor(finite * bins).clip(0, bins - 1).astype(np.uint8)

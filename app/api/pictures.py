@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from app import faces, photos
 from app.api.latents import NPY
-from app.api.parts import PICTURE, FormatOf, Parts, PartsOf, picture, to_pixels
+from app.api.parts import PICTURE, FormatOf, Parts, PartsOf, picture
 from app.errors import Problem, problem_responses
 from app.latents import Record
 from app.photos import Pixels
@@ -57,7 +57,7 @@ async def decode(parts: PartsOf, request: Request, format: FormatOf) -> Response
         raise Problem(
             415, "unsupported-body", f"The body must be application/json or {NPY}, not {kind!r}."
         )
-    return await picture(to_pixels(await parts.engine.decode(latent)), format)
+    return await picture(await parts.engine.decode(latent), format)
 
 
 def _read_npy(body: bytes, dimensions: int) -> NDArray[np.float64]:
@@ -119,17 +119,16 @@ async def edit(parts: PartsOf, request: EditRequest, format: FormatOf) -> Respon
     if record.photo is not None and not any(request.attributes.values()):
         photo = await asyncio.to_thread(photos.read, record.photo, parts.settings.max_pixels)
         return await picture(photo, format)
-    decoded = await parts.engine.edit(record.latent, request.attributes)
+    decoded = await parts.engine.decode(record.latent, request.attributes)
     if record.photo is None:
-        return await picture(to_pixels(decoded), format)
-    edited = await asyncio.to_thread(_in_place, record, decoded, parts.settings.max_pixels)
+        return await picture(decoded, format)
+    edited = await asyncio.to_thread(_in_place, parts, record, decoded)
     return await picture(edited, format)
 
 
-def _in_place(record: Record, decoded: NDArray[np.float32], max_pixels: int) -> Pixels:
+def _in_place(parts: Parts, record: Record, decoded: Pixels) -> Pixels:
     assert record.photo is not None
     assert record.box is not None
-    photo = photos.read(record.photo, max_pixels)
-    before = faces.align(photo, record.box, len(decoded))
-    change = np.clip(decoded * 256 - 0.5, 0, 255) - before
-    return faces.paste_back(photo, record.box, change.astype(np.float32))
+    photo = photos.read(record.photo, parts.settings.max_pixels)
+    before = parts.engine.reduced(faces.align(photo, record.box, len(decoded)))
+    return faces.paste_back(photo, record.box, decoded.astype(np.float32) - before)
