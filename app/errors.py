@@ -26,10 +26,16 @@ class Problem(HTTPException):
     """A failure to be told to the client; `kind` names it for programs."""
 
     def __init__(
-        self, status: int, kind: str, detail: str, headers: dict[str, str] | None = None
+        self,
+        status: int,
+        kind: str,
+        detail: str,
+        headers: dict[str, str] | None = None,
+        **more: Any,
     ) -> None:
         super().__init__(status, detail, headers)
         self.kind = kind
+        self.more = more
 
 
 def problem_response(
@@ -72,7 +78,7 @@ async def _http(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     status, headers = error.status_code, dict(error.headers or {})
     if isinstance(error, Problem):
-        return problem_response(status, error.kind, error.detail, headers)
+        return problem_response(status, error.kind, error.detail, headers, **error.more)
     kind, words = FRAMEWORK.get(status, ("http", "{detail}"))
     return problem_response(status, kind, words.format(detail=error.detail), headers)
 

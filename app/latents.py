@@ -137,7 +137,7 @@ class RedisStore:
     TIMEOUT = 2.0  # seconds
 
     def __init__(self, url: str, time_to_live: int) -> None:
-        self._redis = Redis.from_url(
+        self.redis = Redis.from_url(
             url,
             socket_timeout=self.TIMEOUT,
             socket_connect_timeout=self.TIMEOUT,
@@ -160,8 +160,8 @@ class RedisStore:
         if record.photo is not None:
             fields["photo"] = record.photo
         key = self._key(latent_id)
-        with _reachable():
-            async with self._redis.pipeline(transaction=True) as pipe:
+        with reachable():
+            async with self.redis.pipeline(transaction=True) as pipe:
                 pipe.hset(key, mapping=fields)
                 pipe.expire(key, self._time_to_live)
                 await pipe.execute()
@@ -170,8 +170,8 @@ class RedisStore:
     async def get(self, latent_id: str, *, photo: bool = False) -> tuple[Record, int]:
         key = self._key(latent_id)
         fields = ["latent", "about", *(["photo"] if photo else [])]
-        with _reachable():
-            async with self._redis.pipeline(transaction=True) as pipe:
+        with reachable():
+            async with self.redis.pipeline(transaction=True) as pipe:
                 pipe.hmget(key, fields)
                 pipe.ttl(key)
                 values, seconds = await pipe.execute()
@@ -189,17 +189,17 @@ class RedisStore:
         return record, max(0, seconds)
 
     async def delete(self, latent_id: str) -> None:
-        with _reachable():
-            removed = await self._redis.delete(self._key(latent_id))
+        with reachable():
+            removed = await self.redis.delete(self._key(latent_id))
         if not removed:
             raise unknown()
 
     async def ping(self) -> None:
-        with _reachable():
-            await self._redis.ping()
+        with reachable():
+            await self.redis.ping()
 
     async def close(self) -> None:
-        await self._redis.aclose()
+        await self.redis.aclose()
 
     @staticmethod
     def _key(latent_id: str) -> str:
@@ -207,7 +207,7 @@ class RedisStore:
 
 
 @contextmanager
-def _reachable() -> Iterator[None]:
+def reachable() -> Iterator[None]:
     """Turns a Redis that is gone, slow or full into Problem 503."""
     try:
         yield

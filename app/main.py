@@ -10,12 +10,13 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from starlette.formparsers import MultiPartParser
 
-from app import errors
-from app.api import latents, model, pictures
+from app import docs, errors, limits
+from app.api import attributes, latents, model, pictures
 from app.api.parts import Parts
+from app.attributes import AttributeStore, MemoryAttributes, RedisAttributes
 from app.engine import Engine
+from app.headers import SecurityHeaders
 from app.latents import LatentStore, MemoryStore, RedisStore
-from app.limits import BodyLimit
 from app.settings import Settings
 from model.bundle import Bundle
 
@@ -30,10 +31,12 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _store(settings: Settings) -> LatentStore:
+def _stores(settings: Settings) -> tuple[LatentStore, AttributeStore]:
+    seconds, bytes_ = settings.time_to_live, settings.store_bytes
     if settings.redis_url:
-        return RedisStore(settings.redis_url, settings.time_to_live)
-    return MemoryStore(settings.time_to_live, settings.store_bytes)
+        redis = RedisStore(settings.redis_url, seconds)
+        return redis, RedisAttributes(redis.redis, seconds)
+    return MemoryStore(seconds, bytes_), MemoryAttributes(seconds, bytes_)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -43,7 +46,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         bundle = Bundle.load(settings.bundle, _device(settings.device))
-        parts = Parts(settings, Engine(bundle), _store(settings))
+        parts = Parts(settings, Engine(bundle), *_stores(settings))
         app.state.parts = parts
         log.info("serving %s on %s", bundle.name, settings.device)
         yield
@@ -55,11 +58,15 @@ def create_app(settings: Settings) -> FastAPI:
         summary="Edits photographs of faces in the latent space of a normalizing flow.",
         version="1",
         lifespan=lifespan,
+        docs_url=None,  # its own is of scripts from elsewhere
+        redoc_url=None,
     )
     errors.install(app)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_upload_bytes)
-    for router in (model.router, latents.router, pictures.router):
+    limits.install(app, settings)
+    app.add_middleware(SecurityHeaders)
+    for router in (model.router, attributes.router, latents.router, pictures.router):
         app.include_router(router, prefix="/api/v1")
+    docs.install(app)
 
     @app.get("/healthz", tags=["health"])
     async def healthz() -> dict[str, str]:

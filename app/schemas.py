@@ -2,10 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app import faces
 from model.bundle import Direction
+
+MOST_STEPS = 24  # of a strip: at 512 pixels each, they still fit a WebP
 
 
 class Request(BaseModel):
@@ -15,6 +18,13 @@ class Request(BaseModel):
 LatentId = Annotated[
     str,
     Field(description="As given by /encode or /sample.", pattern=r"^[A-Za-z0-9_-]{22}$"),
+]
+AttributeName = Annotated[
+    str,
+    Field(
+        description="Letters, digits, - and _, up to 40.",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$",
+    ),
 ]
 Strength = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -45,12 +55,12 @@ class Attribute(BaseModel):
     counts: Counts
 
     @classmethod
-    def built_in(cls, direction: Direction) -> "Attribute":
+    def of(cls, direction: Direction, kind: Literal["built-in", "custom"]) -> "Attribute":
         return cls(
             name=direction.name,
             label=direction.label,
             group=direction.group,
-            kind="built-in",
+            kind=kind,
             min=direction.min,
             max=direction.max,
             std=direction.std,
@@ -130,3 +140,40 @@ class SampleRequest(Request):
     count: int = Field(1, ge=1, le=64)
     temperature: float = Field(0.7, ge=0, le=1.5, allow_inf_nan=False)
     seed: int = Field(0, ge=0, lt=2**63)
+
+
+class SweepRequest(Request):
+    latent_id: LatentId
+    attribute: str = Field(description="A name, as /attributes lists them.")
+    start: Strength | None = Field(None, description="First strength; unset, the least.")
+    stop: Strength | None = Field(None, description="Last strength; unset, the greatest.")
+    steps: int = Field(7, ge=2, le=MOST_STEPS)
+
+
+class MixRequest(Request):
+    latent_a: LatentId
+    latent_b: LatentId
+    t: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="How far from the first to the second; this or steps.",
+    )
+    steps: int | None = Field(
+        None, ge=2, le=MOST_STEPS, description="Pictures from the first to the second."
+    )
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "MixRequest":
+        if (self.t is None) == (self.steps is None):
+            raise ValueError("give either t, for one picture, or steps, for a strip")
+        return self
+
+    @property
+    def shares(self) -> list[float]:
+        if self.t is not None:
+            return [self.t]
+        assert self.steps is not None
+        shares: list[float] = np.linspace(0, 1, self.steps).tolist()
+        return shares

@@ -17,8 +17,8 @@ def from_few(positive: Tensor, negative: Tensor, known: Tensor) -> tuple[Tensor,
     empirical Bayes, Efron and Morris 1973). d's projection on w keeps the means at readings of
     -0.5 and 0.5. Without known directions it is d.
     """
-    means = positive.mean(0), negative.mean(0)
-    difference = means[0] - means[1]
+    with_it, without = positive.mean(0), negative.mean(0)
+    difference = with_it - without
     toward = difference
     if len(known):
         noise = 1 / len(positive) + 1 / len(negative)
@@ -31,5 +31,5 @@ def from_few(positive: Tensor, negative: Tensor, known: Tensor) -> tuple[Tensor,
         solved = plain - scaled.T @ torch.linalg.solve(inner, basis @ plain)
         toward = spread * solved + basis.T @ (basis @ solved)
     vector = (difference @ toward) / toward.square().sum() * toward
-    origin = (sum(means) / 2) @ vector / vector.square().sum()
+    origin = (with_it + without) / 2 @ vector / vector.square().sum()
     return vector, origin.item()

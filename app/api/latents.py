@@ -3,12 +3,13 @@
 import asyncio
 import io
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, File, Form, Path, Request, Response, UploadFile
 
 from app import faces, photos
+from app.api.answers import FORMATS, accepted, format_of, picture, tag_of, unchanged
 from app.api.parts import PartsOf
 from app.errors import Problem, problem_responses
 from app.faces import Box
@@ -66,7 +67,12 @@ def _place(photo: Pixels, align: str) -> Face:
     return Face.at(box, found=False, confidence=0.0)
 
 
-@router.post("/encode", status_code=201, responses=problem_responses(413, 415, 422, 503))
+@router.post(
+    "/encode",
+    status_code=201,
+    responses=problem_responses(400, 413, 415, 422, 503),
+    form_limits={"max_files": 1, "max_fields": 4},
+)
 async def encode(
     parts: PartsOf,
     image: Annotated[UploadFile, File(description="The photograph.")],
@@ -86,11 +92,11 @@ async def encode(
 
     face, box, crop = await asyncio.to_thread(prepare)
     latent, bits_per_dim = await parts.engine.encode(crop)
-    latent_id = await parts.store.put(Record(latent, parts.engine.bundle.name, box, data))
+    latent_id = await parts.put(Record(latent, parts.engine.bundle.name, box, data))
     return Encoded(
         latent_id=latent_id,
         face=face,
-        readings=parts.engine.readings(latent),
+        readings=(await parts.readings([latent]))[0],
         bits_per_dim=round(bits_per_dim, 4),
         expires_in=parts.settings.time_to_live,
     )
@@ -101,35 +107,49 @@ async def sample(parts: PartsOf, request: SampleRequest) -> list[Sampled]:
     """Draw faces that never were; their pictures are at /decode."""
     latents = await parts.engine.sample(request.count, request.temperature, request.seed)
     name = parts.engine.bundle.name
-    ids = [await parts.store.put(Record(latent, name)) for latent in latents]
+    ids = [await parts.put(Record(latent, name)) for latent in latents]
     return [
-        Sampled(
-            latent_id=latent_id,
-            readings=parts.engine.readings(latent),
-            expires_in=parts.settings.time_to_live,
-        )
-        for latent_id, latent in zip(ids, latents, strict=True)
+        Sampled(latent_id=latent_id, readings=readings, expires_in=parts.settings.time_to_live)
+        for latent_id, readings in zip(ids, await parts.readings(latents), strict=True)
     ]
+
+
+NOT_JSON: dict[str, Any] = {
+    kind: {"schema": {"type": "string", "contentMediaType": kind}} for kind in (NPY, *FORMATS)
+}
 
 
 @router.get(
     "/latents/{latent_id}",
     response_model=LatentDescription,
     responses={
-        200: {"content": {NPY: {"schema": {"type": "string", "contentMediaType": NPY}}}},
-        **problem_responses(404, 409, 422, 503),
+        200: {"content": NOT_JSON},
+        304: {"description": "If-None-Match names what would be sent."},
+        **problem_responses(404, 406, 409, 422, 503),
     },
 )
 async def latent(
-    parts: PartsOf, request: Request, latent_id: Annotated[LatentId, Path()]
+    parts: PartsOf, request: Request, response: Response, latent_id: Annotated[LatentId, Path()]
 ) -> LatentDescription | Response:
-    """The latent as an npy file (float32, flat, levels in order) where Accept asks for
-    application/x-npy, else its description."""
+    """The latent as Accept asks for it: as an npy file (application/x-npy: float32, flat, levels
+    in order), as its picture (image/…), else its description."""
     record, seconds = await parts.record(latent_id)
-    if NPY in request.headers.get("accept", ""):
+    kinds = accepted(request)
+    if NPY in kinds:
+        tag = tag_of(record.model, "npy", latent_id)
+        if same := unchanged(request, tag):
+            return same
         out = io.BytesIO()
         np.save(out, record.latent.astype(np.float32))
-        return Response(out.getvalue(), media_type=NPY, headers={"Vary": "Accept"})
+        headers = {"Vary": "Accept", "ETag": tag}
+        return Response(out.getvalue(), media_type=NPY, headers=headers)
+    if any(kind.startswith("image/") for kind in kinds):
+        format = format_of(request)
+        tag = tag_of(record.model, "decode", latent_id, format)
+        if same := unchanged(request, tag):
+            return same
+        return await picture(await parts.decode(record.latent), format, tag)
+    response.headers["Vary"] = "Accept"
     return LatentDescription(
         latent_id=latent_id,
         model=record.model,
@@ -142,4 +162,4 @@ async def latent(
 @router.delete("/latents/{latent_id}", status_code=204, responses=problem_responses(404, 422, 503))
 async def delete(parts: PartsOf, latent_id: Annotated[LatentId, Path()]) -> None:
     """Forget a latent and its photograph."""
-    await parts.store.delete(latent_id)
+    await parts.forget(latent_id)
