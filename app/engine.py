@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 LARGEST_BATCH = {"cpu": 16}
 LARGEST_BATCH_ELSEWHERE = 64
 
+FATAL_FAILURES = 3  # in a row: a device in a state like this does not come back by itself
+
 Observe = Callable[[str, int, float], None]
 
 
@@ -79,6 +81,7 @@ class Engine:
         self._works = (self._encode, self._decode, self._sample)
         self._limit = LARGEST_BATCH.get(self._model.device.type, LARGEST_BATCH_ELSEWHERE)
         self._largest = self._limit  # less, for a while, after the memory was short
+        self._failures = 0  # in a row
         self._seconds = 0.0  # that one request takes, of late
         self._changed = threading.Condition()
         self._closing = False
@@ -95,9 +98,9 @@ class Engine:
         return sum(len(work.waiting) for work in self._works)
 
     @property
-    def alive(self) -> bool:
-        """Whether it takes work."""
-        return self._thread.is_alive() and not self._closing
+    def healthy(self) -> bool:
+        """Whether it takes work, and the last few batches did not all fail."""
+        return self._thread.is_alive() and not self._closing and self._failures < FATAL_FAILURES
 
     async def encode(self, crop: Pixels) -> tuple[NDArray[np.float64], float]:
         """The flat latent of a crop (R, R, 3), and the crop's bits/dim."""
@@ -186,6 +189,7 @@ class Engine:
             self._failed(batch, error)
             return True
         seconds = time.perf_counter() - start
+        self._failures = 0
         self._largest = min(self._limit, self._largest + 1)
         self._seconds = 0.8 * self._seconds + 0.2 * seconds / len(batch)
         self._observe(work.name, len(batch), seconds)
@@ -216,6 +220,7 @@ class Engine:
     def _failed(self, batch: list[Job], error: Exception) -> None:
         """Out of memory, the batch goes back to be done by halves; else its requests fail."""
         if not _out_of_memory(error):
+            self._failures += 1
             log.error("a batch of %d to %s failed", len(batch), batch[0].work.name, exc_info=error)
             for job in batch:
                 job.result.set_exception(error)

@@ -1,6 +1,7 @@
 """Every failure as a problem (RFC 9457): what was wrong, in words, and what is accepted."""
 
 import logging
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
@@ -9,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger(__name__)
 
@@ -38,21 +40,34 @@ class Problem(HTTPException):
         self.more = more
 
 
+def problem_document(status: int, kind: str, detail: str, **more: Any) -> dict[str, Any]:
+    return {
+        "type": f"urn:glow-editor:{kind}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        **more,
+    }
+
+
 def problem_response(
     status: int, kind: str, detail: str, headers: dict[str, str] | None = None, **more: Any
 ) -> JSONResponse:
     return JSONResponse(
-        {
-            "type": f"urn:glow-editor:{kind}",
-            "title": HTTPStatus(status).phrase,
-            "status": status,
-            "detail": detail,
-            **more,
-        },
+        problem_document(status, kind, detail, **more),
         status,
         headers=headers,
         media_type="application/problem+json",
     )
+
+
+def invalid_request(errors: Iterable[Any]) -> tuple[str, list[dict[str, str]]]:
+    """What pydantic found wrong: in one sentence, and by place."""
+    found = [
+        {"where": ".".join(str(step) for step in item["loc"]), "what": str(item["msg"])}
+        for item in errors
+    ]
+    return "; ".join(f"{item['where']}: {item['what']}" for item in found), found
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -85,20 +100,39 @@ async def _http(_: Request, error: Exception) -> JSONResponse:
 
 async def _validation(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    errors = [
-        {"where": ".".join(str(step) for step in item["loc"]), "what": item["msg"]}
-        for item in error.errors()
-    ]
-    detail = "; ".join(f"{item['where']}: {item['what']}" for item in errors)
+    detail, errors = invalid_request(error.errors())
     return problem_response(422, "invalid-request", detail, errors=errors)
 
 
-async def _unexpected(_: Request, error: Exception) -> JSONResponse:
-    log.error("unexpected failure", exc_info=error)
-    return problem_response(500, "internal", "Something went wrong on our side; it was logged.")
+class Unexpected:
+    """Answers a failure that nothing else has: inside every other middleware, whose headers its
+    answer carries too, where Starlette's own handler for any exception would be outside them."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def noted(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noted)
+        except Exception as error:
+            log.error("unexpected failure", exc_info=error)
+            if started or scope["type"] != "http":
+                raise
+            response = problem_response(
+                500, "internal", "Something went wrong on our side; it was logged."
+            )
+            await response(scope, receive, send)
 
 
 def install(app: FastAPI) -> None:
+    """To be called before any other middleware is added."""
+    app.add_middleware(Unexpected)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _validation)
-    app.add_exception_handler(Exception, _unexpected)

@@ -18,8 +18,8 @@ from cachetools import TTLCache
 from numpy.typing import NDArray
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
-from redis.exceptions import RedisError
+from redis.backoff import ConstantBackoff
+from redis.exceptions import ConnectionError, OutOfMemoryError, RedisError
 
 from app.errors import Problem
 from app.faces import Box
@@ -53,6 +53,9 @@ class LatentStore(Protocol):
 
     async def delete(self, latent_id: str) -> None:
         """Forget a record. Raises Problem 404 if there is none."""
+
+    async def count(self) -> int:
+        """Records alive."""
 
     async def ping(self) -> None:
         """Raises Problem 503 if the store cannot be reached."""
@@ -120,6 +123,9 @@ class MemoryStore:
         if self._records.pop(latent_id, None) is None:
             raise unknown()
 
+    async def count(self) -> int:
+        return len(self._records)
+
     async def ping(self) -> None:
         return
 
@@ -134,14 +140,16 @@ class MemoryStore:
 class RedisStore:
     """Records as Redis hashes with an expiry, shared by every server that uses the same Redis."""
 
-    TIMEOUT = 2.0  # seconds
+    TIMEOUT = 1.0  # seconds for one answer of Redis, after which it counts as out of reach
 
     def __init__(self, url: str, time_to_live: int) -> None:
         self.redis = Redis.from_url(
             url,
             socket_timeout=self.TIMEOUT,
             socket_connect_timeout=self.TIMEOUT,
-            retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), retries=2),
+            # once more where a connection breaks, as all do when Redis restarts; a Redis that is
+            # slow would only be slower for being asked twice
+            retry=Retry(ConstantBackoff(0.02), 1, supported_errors=(ConnectionError,)),
         )
         self._time_to_live = time_to_live
 
@@ -171,7 +179,7 @@ class RedisStore:
         key = self._key(latent_id)
         fields = ["latent", "about", *(["photo"] if photo else [])]
         with reachable():
-            async with self.redis.pipeline(transaction=True) as pipe:
+            async with self.redis.pipeline(transaction=False) as pipe:
                 pipe.hmget(key, fields)
                 pipe.ttl(key)
                 values, seconds = await pipe.execute()
@@ -194,6 +202,10 @@ class RedisStore:
         if not removed:
             raise unknown()
 
+    async def count(self) -> int:
+        with reachable():
+            return len([key async for key in self.redis.scan_iter(self._key("*"), count=1000)])
+
     async def ping(self) -> None:
         with reachable():
             await self.redis.ping()
@@ -211,6 +223,13 @@ def reachable() -> Iterator[None]:
     """Turns a Redis that is gone, slow or full into Problem 503."""
     try:
         yield
+    except OutOfMemoryError as error:  # at its bound, with nothing that it may evict
+        raise Problem(
+            503,
+            "store-full",
+            "The store of latents is full; try again when others have expired.",
+            {"Retry-After": "30"},
+        ) from error
     except (RedisError, OSError) as error:
         raise Problem(
             503,

@@ -127,7 +127,12 @@ class Gate:
         self.rates = rates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or not scope["path"].startswith(API):
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        state = scope.setdefault("state", {})
+        state.update(owner="", visitor="")
+        if not scope["path"].startswith(API):
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
@@ -149,7 +154,7 @@ class Gate:
             return
         token = HTTPConnection(scope).cookies.get(VISITOR_COOKIE, "")
         visitor = owner or (token and visitor_of(token))
-        scope.setdefault("state", {}).update(owner=owner, visitor=visitor)
+        state.update(owner=owner, visitor=visitor)
 
         async def telling(message: Message) -> None:
             if message["type"] == "http.response.start":

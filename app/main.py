@@ -1,5 +1,6 @@
 """The application: wires the parts, and owns their start and stop."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,14 +12,16 @@ from fastapi.staticfiles import StaticFiles
 from starlette.formparsers import MultiPartParser
 
 from app import docs, errors, limits
-from app.api import attributes, latents, model, pictures
+from app.api import attributes, health, latents, live, model, pictures
 from app.api.parts import Parts
 from app.attributes import AttributeStore, MemoryAttributes, RedisAttributes
+from app.disconnect import CancelOnDisconnect
 from app.engine import Engine
 from app.headers import SecurityHeaders
 from app.latents import LatentStore, MemoryStore, RedisStore
 from app.settings import Settings
-from model.bundle import Bundle
+from app.telemetry import Metrics, Telemetry
+from model.bundle import Bundle, BundleError
 
 log = logging.getLogger(__name__)
 
@@ -43,19 +46,28 @@ def create_app(settings: Settings) -> FastAPI:
     # uploads stay in memory: past this size, the parser would spool them to a disk
     MultiPartParser.spool_max_size = settings.max_upload_bytes
 
+    metrics = Metrics()
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        bundle = Bundle.load(settings.bundle, _device(settings.device))
-        parts = Parts(settings, Engine(bundle), *_stores(settings))
+        try:
+            bundle = Bundle.load(settings.bundle, _device(settings.device))
+        except BundleError as error:
+            log.critical("there is no model to serve: %s", error)
+            raise
+        engine = Engine(bundle, settings.queue, settings.deadline, metrics.batch)
+        metrics.queue_depth.set_function(lambda: engine.waiting)
+        parts = Parts(settings, engine, *_stores(settings), metrics)
         app.state.parts = parts
         log.info("serving %s on %s", bundle.name, settings.device)
         yield
-        parts.engine.close()
+        await asyncio.to_thread(engine.close)
         await parts.store.close()
 
     app = FastAPI(
         title="Glow Editor",
         summary="Edits photographs of faces in the latent space of a normalizing flow.",
+        description=live.DESCRIPTION,
         version="1",
         lifespan=lifespan,
         docs_url=None,  # its own is of scripts from elsewhere
@@ -64,14 +76,18 @@ def create_app(settings: Settings) -> FastAPI:
     errors.install(app)
     limits.install(app, settings)
     app.add_middleware(SecurityHeaders)
-    for router in (model.router, attributes.router, latents.router, pictures.router):
+    app.add_middleware(CancelOnDisconnect)
+    app.add_middleware(Telemetry, metrics=metrics)  # outermost: added last
+    for router in (
+        model.router,
+        attributes.router,
+        latents.router,
+        pictures.router,
+        live.router,
+    ):
         app.include_router(router, prefix="/api/v1")
+    app.include_router(health.router)
     docs.install(app)
-
-    @app.get("/healthz", tags=["health"])
-    async def healthz() -> dict[str, str]:
-        """Whether the process answers."""
-        return {"status": "ok"}
 
     # not a mount: one at the root would answer for an address with another method, 404 for 405
     app.router.default = StaticFiles(directory=STATIC, html=True)

@@ -29,6 +29,10 @@ AttributeName = Annotated[
 Strength = Annotated[float, Field(allow_inf_nan=False)]
 
 
+class Status(BaseModel):
+    status: Literal["ok", "ready"]
+
+
 class ModelDescription(BaseModel):
     name: str
     resolution: int = Field(description="Side of a crop, in pixels.")

@@ -49,6 +49,12 @@ class Settings(BaseSettings):
     )
     max_upload_bytes: int = Field(20 * 2**20, description="Largest request body, in bytes.")
     max_pixels: int = Field(40_000_000, description="Largest photograph, in pixels.")
+    queue: int = Field(
+        256, ge=1, description="Requests that may wait for the model; more are refused (503)."
+    )
+    deadline: float = Field(
+        20.0, gt=0, description="Seconds that a request waits for the model at most."
+    )
     cors_origins: Annotated[list[str], *Listed] = Field(
         [], description="Origins whose pages may use the API, as https://example.org; * for any."
     )

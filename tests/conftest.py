@@ -1,17 +1,14 @@
 """What all tests share: a small bundle, a real Redis, and the real server."""
 
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import redis
 import torch
 
 from model.bundle import Bundle, Direction
-from tests.helpers import SMALL, free_port, serving, small_flow, wait_until
+from tests.helpers import SMALL, free_port, redis_server, serving, small_flow
 
 torch.set_num_threads(1)  # small tensors gain nothing from more, and waiting threads spin
 
@@ -36,25 +33,9 @@ def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real redis-server that keeps nothing on disk."""
-    executable = shutil.which("redis-server")
-    assert executable, "redis-server is missing; tests/setup.sh installs it"
     port = free_port()
-    process = subprocess.Popen(
-        [executable, "--port", str(port), "--save", "", "--appendonly", "no"],
-        cwd=tmp_path_factory.mktemp("redis"),
-        stdout=subprocess.DEVNULL,
-    )
-    client = redis.Redis(port=port)
-
-    def answers() -> bool:
-        try:
-            return bool(client.ping())
-        except redis.ConnectionError:
-            return False
-
-    wait_until(answers, process)
+    process = redis_server(tmp_path_factory.mktemp("redis"), port)
     yield f"redis://127.0.0.1:{port}/0"
-    client.close()
     process.terminate()
     process.wait()
 

@@ -2,16 +2,19 @@
 
 import io
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
 import numpy as np
+import redis
 import torch
 from PIL import Image
 
@@ -42,41 +45,96 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_SECONDS
+def wait_until(
+    ready: Callable[[], bool],
+    process: subprocess.Popen[bytes] | None = None,
+    seconds: float = START_SECONDS,
+) -> None:
+    """Raises where it does not come true in time, or the process ends before."""
+    deadline = time.monotonic() + seconds
     while not ready():
-        assert process.poll() is None, f"{process.args} ended with {process.returncode}"
-        assert time.monotonic() < deadline, f"{process.args} did not start"
-        time.sleep(0.05)
+        assert process is None or process.poll() is None, (
+            f"{process.args} ended with {process.returncode}"
+        )
+        assert time.monotonic() < deadline, f"not within {seconds} seconds: {ready}"
+        time.sleep(0.02)
+
+
+def redis_server(folder: Path, port: int, *options: str) -> subprocess.Popen[bytes]:
+    """A real redis-server that keeps nothing on disk, when it answers."""
+    executable = shutil.which("redis-server")
+    assert executable, "redis-server is missing; tests/setup.sh installs it"
+    process = subprocess.Popen(
+        [executable, "--port", str(port), "--save", "", "--appendonly", "no", *options],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+    )
+
+    def answers() -> bool:
+        try:
+            with redis.Redis(port=port) as client:
+                return bool(client.ping())
+        except redis.ConnectionError:
+            return False
+
+    wait_until(answers, process)
+    return process
+
+
+@dataclass
+class Server:
+    """`python -m app` as a process of its own."""
+
+    log: Path
+    environment: dict[str, str]
+    port: int = field(default_factory=free_port)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        self.launch()
+        wait_until(self._answers, self.process)
+
+    def launch(self) -> None:
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "app"],
+                cwd=ROOT,
+                # one thread: beside a browser or another server, threads that wait for one another
+                # spin
+                env={
+                    **os.environ,
+                    "PORT": str(self.port),
+                    "OMP_NUM_THREADS": "1",
+                    **self.environment,
+                },
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def _answers(self) -> bool:
+        try:
+            return httpx2.get(f"{self.url}/healthz").status_code == 200
+        except httpx2.TransportError:
+            return False
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait()
 
 
 @contextmanager
 def serving(log: Path, **environment: str) -> Iterator[str]:
-    """`python -m app` as a process of its own; its base URL."""
-    port = free_port()
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "app"],
-            cwd=ROOT,
-            # one thread: beside a browser or another server, threads that wait for one another spin
-            env={**os.environ, "PORT": str(port), "OMP_NUM_THREADS": "1", **environment},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    url = f"http://127.0.0.1:{port}"
-
-    def answers() -> bool:
-        try:
-            return httpx2.get(f"{url}/healthz").status_code == 200
-        except httpx2.TransportError:
-            return False
-
+    """A server's base URL, while it runs."""
+    server = Server(log, environment)
     try:
-        wait_until(answers, process)
-        yield url
+        server.start()
+        yield server.url
     finally:
-        process.terminate()
-        process.wait()
+        server.stop()
 
 
 def encoded(pixels: np.ndarray, format: str = "PNG", **options: object) -> bytes:

@@ -16,6 +16,7 @@ from app.errors import Problem
 from app.latents import LatentStore, Record, unknown
 from app.photos import Pixels
 from app.settings import Settings
+from app.telemetry import Metrics
 from model.bundle import Direction
 
 Latent = NDArray[np.float64]
@@ -27,6 +28,7 @@ class Parts:
     engine: Engine
     store: LatentStore
     attributes: AttributeStore
+    metrics: Metrics
     owner: str = ""  # of the latents that this request makes, and may open
     visitor: str = ""  # of its custom attributes; "" where it can have none
 

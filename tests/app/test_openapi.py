@@ -26,4 +26,4 @@ def test_every_answer_is_as_documented(bundle_path: Path) -> None:
         check()
         checked.append(operation.label)
     assert "POST /api/v1/edit" in checked
-    assert len(checked) == 9
+    assert len(checked) == 11
