@@ -33,7 +33,7 @@ def _a_rate(rate: str) -> str:
 class Settings(BaseSettings):
     """Read from variables named GLOW_ and the field's name, as GLOW_REDIS_URL."""
 
-    model_config = SettingsConfigDict(env_prefix="GLOW_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="GLOW_", frozen=True, hide_input_in_errors=True)
 
     bundle: Path = Field(
         Path(model.__file__).parent / "bundles" / "faces64.safetensors",
