@@ -69,6 +69,11 @@ class MemoryAttributes:
             max_bytes, time_to_live, getsizeof=lambda custom: custom.vector.nbytes
         )
 
+    @property
+    def held(self) -> int:
+        """Bytes of directions."""
+        return int(self._kept.currsize)
+
     async def put(self, owner: str, custom: Custom) -> None:
         self._kept[owner, custom.direction.name] = custom
         # the cache drops what has expired only when it is touched

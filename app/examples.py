@@ -18,6 +18,7 @@ from model.attributes import STRENGTHS
 from model.bundle import Direction
 from model.examples import from_few
 
+SHORTEST = 0.25  # least reach of a slider; directions of few faces are long
 MEASURED = 8  # faces that a slider's ends are measured on, at most
 BURST_SHARE = 0.05  # of a crop's values: where more are newly black or white, the picture breaks
 LONGEST_NAME = 80  # of a file, in an answer
@@ -89,9 +90,9 @@ async def _reach(
     vector: NDArray[np.float64],
     measured: list[tuple[Pixels, NDArray[np.float64]]],
 ) -> float:
-    """The greatest of STRENGTHS up to which no face bursts, at least the first: as
+    """The greatest of STRENGTHS up to which no face bursts, or SHORTEST: as
     `model.attributes.ranged` measures it, but for what it can see of crops in 8 bits."""
-    for reach, strength in itertools.pairwise(STRENGTHS):
+    for reach, strength in itertools.pairwise((SHORTEST, *STRENGTHS)):
         moved = await together(engine.decode(latent + strength * vector) for _, latent in measured)
         gained = [
             _clipped(after) - _clipped(before)
