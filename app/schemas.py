@@ -107,6 +107,9 @@ ExpiresIn = Annotated[int, Field(description="Seconds until the latent is forgot
 class Encoded(BaseModel):
     latent_id: LatentId
     face: Face
+    others: list[Face] = Field(
+        description="Further faces that were found; give the box of one as align to take it."
+    )
     readings: Readings
     bits_per_dim: float = Field(description="Of this crop; lower is more typical of the model.")
     expires_in: ExpiresIn

@@ -31,10 +31,11 @@ SMALLEST_FACE = 8  # pixels
 NPY = "application/x-npy"
 
 
-def _place(photo: Pixels, align: str) -> Face:
-    """The crop to take of a photograph: `auto`, `none`, or a box `x,y,size,angle`."""
+def _place(photo: Pixels, align: str) -> list[Face]:
+    """The crop to take of a photograph: `auto`, `none`, or a box `x,y,size,angle`; and after it
+    the other faces that were found."""
     if align == "none":
-        return Face.at(faces.centred(photo), found=False, confidence=0.0)
+        return [Face.at(faces.centred(photo), found=False, confidence=0.0)]
     if align == "auto":
         found = faces.find(photo)
         if not found:
@@ -44,7 +45,7 @@ def _place(photo: Pixels, align: str) -> Face:
                 "No face was found in the photograph. Send one that shows a face from the front, "
                 "or say where it is: align = x,y,size,angle, or none for the middle square.",
             )
-        return Face.at(found[0].box, found=True, confidence=found[0].confidence)
+        return [Face.at(face.box, found=True, confidence=face.confidence) for face in found]
     match = BOX.match(align)
     if not match:
         raise Problem(
@@ -64,7 +65,7 @@ def _place(photo: Pixels, align: str) -> Face:
             f"The box must have its middle in the photograph of {width}x{height} pixels and a "
             f"size of {SMALLEST_FACE} to {4 * max(height, width)}.",
         )
-    return Face.at(box, found=False, confidence=0.0)
+    return [Face.at(box, found=False, confidence=0.0)]
 
 
 @router.post(
@@ -84,18 +85,19 @@ async def encode(
     data = await image.read()
     resolution = parts.engine.resolution
 
-    def prepare() -> tuple[Face, Box, Pixels]:
+    def prepare() -> tuple[list[Face], Box, Pixels]:
         photo = photos.read(data, parts.settings.max_pixels)
-        face = _place(photo, align)
-        box = Box(face.box.x, face.box.y, face.box.size, face.angle)
-        return face, box, faces.align(photo, box, resolution)
+        found = _place(photo, align)
+        box = Box(found[0].box.x, found[0].box.y, found[0].box.size, found[0].angle)
+        return found, box, faces.align(photo, box, resolution)
 
-    face, box, crop = await asyncio.to_thread(prepare)
+    found, box, crop = await asyncio.to_thread(prepare)
     latent, bits_per_dim = await parts.engine.encode(crop)
     latent_id = await parts.put(Record(latent, parts.engine.bundle.name, box, data))
     return Encoded(
         latent_id=latent_id,
-        face=face,
+        face=found[0],
+        others=found[1:],
         readings=(await parts.readings([latent]))[0],
         bits_per_dim=round(bits_per_dim, 4),
         expires_in=parts.settings.time_to_live,
