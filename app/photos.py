@@ -130,8 +130,8 @@ def write(pixels: Pixels, format: Format) -> bytes:
     out = io.BytesIO()
     image = Image.fromarray(pixels)
     match format:
-        case "png":
-            image.save(out, "PNG", compress_level=3)
+        case "png":  # a photograph shrinks by 2 % more at zlib's level 3, for 1.4 times the time
+            image.save(out, "PNG", compress_level=1)
         case "webp":
             image.save(out, "WEBP", quality=92, method=2)
         case "jpeg":

@@ -28,7 +28,7 @@ def accepted(request: Request) -> dict[str, float]:
     return weights
 
 
-def format_of(request: Request) -> Format:
+async def format_of(request: Request) -> Format:
     """The best picture format that the Accept header takes, PNG before the others."""
     weights = accepted(request)
     any_kind = weights.get("image/*", weights.get("*/*", 0.0))

@@ -146,7 +146,7 @@ async def latent(
         headers = {"Vary": "Accept", "ETag": tag}
         return Response(out.getvalue(), media_type=NPY, headers=headers)
     if any(kind.startswith("image/") for kind in kinds):
-        format = format_of(request)
+        format = await format_of(request)
         tag = tag_of(record.model, "decode", latent_id, format)
         if same := unchanged(request, tag):
             return same

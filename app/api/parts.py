@@ -144,7 +144,7 @@ class Move:
         return [strengths, hashlib.sha256(offset).hexdigest()]
 
 
-def _parts(connection: HTTPConnection) -> Parts:
+async def _parts(connection: HTTPConnection) -> Parts:
     parts: Parts = connection.app.state.parts
     state = connection.state
     return replace(parts, owner=state.owner, visitor=state.visitor)
