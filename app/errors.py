@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,6 +17,19 @@ log = logging.getLogger(__name__)
 
 class ProblemDocument(BaseModel):
     """RFC 9457, section 3.1."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "urn:glow-editor:unknown-latent",
+                    "title": "Not Found",
+                    "status": 404,
+                    "detail": "There is no such latent: it has expired, was deleted, or never was.",
+                }
+            ]
+        }
+    )
 
     type: str
     title: str

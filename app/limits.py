@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -208,6 +209,8 @@ def install(app: FastAPI, settings: Settings) -> None:
     keys = Keys(key.get_secret_value() for key in settings.api_keys)
     rates = Rates(settings.rate_limit, settings.redis_url) if settings.rate_limit else None
     app.add_middleware(Gate, keys=keys, rates=rates)
+    if keys:
+        _document_keys(app)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -216,3 +219,19 @@ def install(app: FastAPI, settings: Settings) -> None:
             allow_headers=["Authorization", "X-API-Key", "If-None-Match", "Content-Type"],
             expose_headers=["ETag", "RateLimit", "RateLimit-Policy", "Retry-After"],
         )
+
+
+def _document_keys(app: FastAPI) -> None:
+    """The OpenAPI page then has a place for one."""
+    document = app.openapi
+
+    def with_keys() -> dict[str, Any]:
+        schema = document()
+        schema["components"]["securitySchemes"] = {
+            "Bearer": {"type": "http", "scheme": "bearer"},
+            "Key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        }
+        schema["security"] = [{"Bearer": []}, {"Key": []}]
+        return schema
+
+    app.openapi = with_keys  # type: ignore[method-assign]

@@ -85,7 +85,7 @@ def create_app(settings: Settings) -> FastAPI:
         pictures.router,
         live.router,
     ):
-        app.include_router(router, prefix="/api/v1")
+        app.include_router(router, prefix="/api/v1", responses=errors.problem_responses(401, 429))
     app.include_router(health.router)
     docs.install(app)
 

@@ -78,7 +78,11 @@ async def encode(
     parts: PartsOf,
     image: Annotated[UploadFile, File(description="The photograph.")],
     align: Annotated[
-        str, Form(description="auto, none, or a box x,y,size,angle in pixels and degrees.")
+        str,
+        Form(
+            description="auto, none, or a box x,y,size,angle in pixels and degrees.",
+            examples=["auto", "none", "161.7,60.3,124,3.3"],
+        ),
     ] = "auto",
 ) -> Encoded:
     """Find the face in a photograph and encode its crop."""

@@ -68,6 +68,13 @@ def test_with_keys_every_call_needs_one(client_of: ClientOf) -> None:
             assert client.get(f"http://testserver/{address}").status_code == 200
 
 
+def test_the_documentation_says_how_a_key_is_sent(client_of: ClientOf) -> None:
+    for keys, told in ((KEYS, True), ("", False)):
+        with client_of(api_keys=keys) as client:
+            document = client.get("http://testserver/openapi.json").json()
+            assert ("security" in document) == told
+
+
 def test_a_live_connection_needs_a_key(client_of: ClientOf) -> None:
     with client_of(api_keys=KEYS) as client:
         with pytest.raises(WebSocketDenialResponse) as denial, client.websocket_connect(LIVE):
