@@ -143,7 +143,7 @@ async def sweep(
     start = direction.min if wanted.start is None else wanted.start
     stop = direction.max if wanted.stop is None else wanted.stop
     strengths = np.linspace(start, stop, wanted.steps).tolist()
-    moves = [await parts.move({wanted.attribute: strength}) for strength in strengths]
+    moves = [parts.step(direction, strength, Move({}, None)) for strength in strengths]
     record, _ = await parts.record(wanted.latent_id)
     identity = [move.identity for move in moves]
     tag = tag_of(parts.engine.bundle.name, "sweep", wanted.latent_id, identity, format)
