@@ -54,7 +54,7 @@ from model.flow import Flow
 
 SHIPPED = Path(model.__file__).parent / "bundles" / "faces64.safetensors"
 SMALL = FlowConfig(resolution=32, steps=(2, 2, 2), hidden=(16, 16, 16))
-BATCHES = (1, 2, 4, 8, 16, 32, 64)
+BATCHES = (1, 2, 4, 8, 16, 32)
 CLIENTS = 64
 HANDS, RATE = 16, 30  # connections of /live, and frames a second of each
 WARM, WHOLE = 2_000, 20_000  # requests after which memory is read
