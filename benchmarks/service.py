@@ -44,7 +44,7 @@ from numpy.typing import NDArray
 from websockets.asyncio.client import connect
 
 import model
-from app.engine import Engine
+from app.engine import Engine, keep_freed_memory
 from app.main import create_app
 from app.photos import Pixels, write
 from app.settings import Settings
@@ -70,10 +70,9 @@ class LockEngine(Engine):
 
 
 def serve_with_lock(port: int) -> None:
+    keep_freed_memory()
     with patch("app.main.Engine", LockEngine):
-        app = create_app(Settings())
-    with patch("app.main.Engine", LockEngine):
-        uvicorn.run(app, port=port, log_level="warning", access_log=False)
+        uvicorn.run(create_app(Settings()), port=port, log_level="warning", access_log=False)
 
 
 def free_port() -> int:
@@ -290,6 +289,7 @@ def main(
     if lock_port:
         serve_with_lock(lock_port)
         return
+    keep_freed_memory()
     loaded = Bundle.load(bundle)
     flow, direction = loaded.flow, loaded.directions[0]
     cores = len(os.sched_getaffinity(0))
