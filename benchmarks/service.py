@@ -158,9 +158,15 @@ async def client_of(url: str, clients: int) -> AsyncIterator[httpx2.AsyncClient]
         yield client
 
 
+def checked(response: httpx2.Response) -> httpx2.Response:
+    if not response.is_success:
+        raise RuntimeError(f"{response.status_code}: {response.text}")
+    return response
+
+
 async def sampled(client: httpx2.AsyncClient, count: int) -> list[str]:
-    response = await client.post("sample", json={"count": count, "seed": 1})
-    return [entry["latent_id"] for entry in response.raise_for_status().json()]
+    response = checked(await client.post("sample", json={"count": count, "seed": 1}))
+    return [entry["latent_id"] for entry in response.json()]
 
 
 async def edits(
@@ -175,7 +181,7 @@ async def edits(
             while (start := time.perf_counter()) < end:
                 strength = direction.max * (start % 1.0)  # never the same picture twice
                 request = {"latent_id": latent_id, "attributes": {direction.name: strength}}
-                (await client.post("edit", json=request)).raise_for_status()
+                checked(await client.post("edit", json=request))
                 latencies.append(time.perf_counter() - start)
 
         async def loops(seconds: float) -> float:
@@ -251,7 +257,7 @@ async def memory(url: str, process: int) -> tuple[int, int]:
         while True:
             files, data = {"image": upload}, {"align": "none"}
             encoded = await client.post("encode", files=files, data=data)
-            latent_id = encoded.raise_for_status().json()["latent_id"]
+            latent_id = checked(encoded).json()["latent_id"]
             edit = {"latent_id": latent_id, "attributes": {"older": 0.5}}
             answers = [
                 encoded,
@@ -263,7 +269,7 @@ async def memory(url: str, process: int) -> tuple[int, int]:
                 await client.delete(f"latents/{latent_id}"),
             ]
             for answer in answers:
-                answer.raise_for_status()
+                checked(answer)
                 sent += 1
                 if sent in (WARM, WHOLE):
                     readings.append(resident(process))
