@@ -81,7 +81,7 @@ EXAMPLES = {  # what the OpenAPI page shows
     409: ("latent-of-another-model", "The latent belongs to the model faces32."),
     412: ("unchanged", "This is the picture that If-None-Match names; it is not sent again."),
     413: ("body-too-large", "The request is too large; up to 20971520 bytes are accepted."),
-    415: ("not-a-photograph", "The file is no picture, or too damaged to be read as one."),
+    415: ("not-a-photograph", "The file is not a readable picture, or too damaged to be one."),
     422: ("unknown-attribute", "There is no attribute 'smirk'; there are smiling, older."),
     429: ("too-many-requests", "Too many requests; 600 per 1 minute are accepted."),
     503: ("busy", "The model is busy: 256 requests wait already. Try again in a moment."),
