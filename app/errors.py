@@ -28,10 +28,16 @@ class Problem(HTTPException):
     """A failure to be told to the client; `kind` names it for programs."""
 
     def __init__(
-        self, status: int, kind: str, detail: str, headers: dict[str, str] | None = None
+        self,
+        status: int,
+        kind: str,
+        detail: str,
+        headers: dict[str, str] | None = None,
+        **more: Any,
     ) -> None:
         super().__init__(status, detail, headers)
         self.kind = kind
+        self.more = more
 
 
 def problem_document(status: int, kind: str, detail: str, **more: Any) -> dict[str, Any]:
@@ -64,11 +70,37 @@ def invalid_request(errors: Iterable[Any]) -> tuple[str, list[dict[str, str]]]:
     return "; ".join(f"{item['where']}: {item['what']}" for item in found), found
 
 
+EXAMPLES = {  # what the OpenAPI page shows
+    400: (
+        "bad-request",
+        "The request cannot be read: Too many files. Maximum number of files is 1.",
+    ),
+    401: ("key-needed", "This needs an API key: send one that is accepted as X-API-Key: …."),
+    404: ("unknown-latent", "There is no such latent: it has expired, was deleted, or never was."),
+    406: ("not-acceptable", "Pictures are answered as image/png, image/webp, image/jpeg."),
+    409: ("latent-of-another-model", "The latent belongs to the model faces32."),
+    412: ("unchanged", "This is the picture that If-None-Match names; it is not sent again."),
+    413: ("body-too-large", "The request is too large; up to 20971520 bytes are accepted."),
+    415: ("not-a-photograph", "The file is not a readable picture, or too damaged to be one."),
+    422: ("unknown-attribute", "There is no attribute 'smirk'; there are smiling, older."),
+    429: ("too-many-requests", "Too many requests; 600 per 1 minute are accepted."),
+    503: ("busy", "The model is busy: 256 requests wait already. Try again in a moment."),
+}
+
+
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """OpenAPI entries for the problems that an endpoint may answer with."""
-    content = {"application/problem+json": {"schema": ProblemDocument.model_json_schema()}}
+    schema = ProblemDocument.model_json_schema()
     return {
-        status: {"description": HTTPStatus(status).phrase, "content": content}
+        status: {
+            "description": HTTPStatus(status).phrase,
+            "content": {
+                "application/problem+json": {
+                    "schema": schema,
+                    "example": problem_document(status, *EXAMPLES[status]),
+                }
+            },
+        }
         for status in statuses
     }
 
@@ -87,7 +119,7 @@ async def _http(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     status, headers = error.status_code, dict(error.headers or {})
     if isinstance(error, Problem):
-        return problem_response(status, error.kind, error.detail, headers)
+        return problem_response(status, error.kind, error.detail, headers, **error.more)
     kind, words = FRAMEWORK.get(status, ("http", "{detail}"))
     return problem_response(status, kind, words.format(detail=error.detail), headers)
 

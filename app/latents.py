@@ -33,6 +33,7 @@ class Record:
     model: str  # the bundle it belongs to
     box: Box | None = None
     photo: bytes | None = None  # as uploaded
+    owner: str = ""  # who alone may open it; "" where the id is all it takes
 
     @property
     def has_photo(self) -> bool:
@@ -66,7 +67,7 @@ def _new_id() -> str:
     return secrets.token_urlsafe(16)
 
 
-def _unknown() -> Problem:
+def unknown() -> Problem:
     return Problem(
         404,
         "unknown-latent",
@@ -112,7 +113,7 @@ class MemoryStore:
     async def get(self, latent_id: str, *, photo: bool = False) -> tuple[Record, int]:
         entry = self._records.get(latent_id)
         if entry is None:
-            raise _unknown()
+            raise unknown()
         record, expires = entry
         if not photo:
             record = replace(record, photo=None)
@@ -120,7 +121,7 @@ class MemoryStore:
 
     async def delete(self, latent_id: str) -> None:
         if self._records.pop(latent_id, None) is None:
-            raise _unknown()
+            raise unknown()
 
     async def count(self) -> int:
         return len(self._records)
@@ -142,7 +143,7 @@ class RedisStore:
     TIMEOUT = 2.0  # seconds for one answer of Redis, after which it counts as out of reach
 
     def __init__(self, url: str, time_to_live: int) -> None:
-        self._redis = Redis.from_url(
+        self.redis = Redis.from_url(
             url,
             socket_timeout=self.TIMEOUT,
             socket_connect_timeout=self.TIMEOUT,
@@ -157,14 +158,18 @@ class RedisStore:
         fields: dict[bytes | bytearray | memoryview[int] | str | int | float, Any] = {
             "latent": record.latent.astype("<f8").tobytes(),
             "about": json.dumps(
-                {"model": record.model, "box": record.box and asdict(record.box)}
+                {
+                    "model": record.model,
+                    "box": record.box and asdict(record.box),
+                    "owner": record.owner,
+                }
             ).encode(),
         }
         if record.photo is not None:
             fields["photo"] = record.photo
         key = self._key(latent_id)
-        with _reachable():
-            async with self._redis.pipeline(transaction=True) as pipe:
+        with reachable():
+            async with self.redis.pipeline(transaction=True) as pipe:
                 pipe.hset(key, mapping=fields)
                 pipe.expire(key, self._time_to_live)
                 await pipe.execute()
@@ -173,39 +178,40 @@ class RedisStore:
     async def get(self, latent_id: str, *, photo: bool = False) -> tuple[Record, int]:
         key = self._key(latent_id)
         fields = ["latent", "about", *(["photo"] if photo else [])]
-        with _reachable():
-            async with self._redis.pipeline(transaction=False) as pipe:
+        with reachable():
+            async with self.redis.pipeline(transaction=False) as pipe:
                 pipe.hmget(key, fields)
                 pipe.ttl(key)
                 values, seconds = await pipe.execute()
         latent, about, *rest = values
         if latent is None or about is None:
-            raise _unknown()
+            raise unknown()
         known = json.loads(about)
         record = Record(
             np.frombuffer(latent, "<f8"),
             known["model"],
             Box(**known["box"]) if known["box"] else None,
             rest[0] if rest else None,
+            known["owner"],
         )
         return record, max(0, seconds)
 
     async def delete(self, latent_id: str) -> None:
-        with _reachable():
-            removed = await self._redis.delete(self._key(latent_id))
+        with reachable():
+            removed = await self.redis.delete(self._key(latent_id))
         if not removed:
-            raise _unknown()
+            raise unknown()
 
     async def count(self) -> int:
-        with _reachable():
-            return len([key async for key in self._redis.scan_iter(self._key("*"), count=1000)])
+        with reachable():
+            return len([key async for key in self.redis.scan_iter(self._key("*"), count=1000)])
 
     async def ping(self) -> None:
-        with _reachable():
-            await self._redis.ping()
+        with reachable():
+            await self.redis.ping()
 
     async def close(self) -> None:
-        await self._redis.aclose()
+        await self.redis.aclose()
 
     @staticmethod
     def _key(latent_id: str) -> str:
@@ -213,7 +219,7 @@ class RedisStore:
 
 
 @contextmanager
-def _reachable() -> Iterator[None]:
+def reachable() -> Iterator[None]:
     """Turns a Redis that is gone, slow or full into Problem 503."""
     try:
         yield

@@ -11,13 +11,14 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from starlette.formparsers import MultiPartParser
 
-from app import errors
-from app.api import health, latents, live, model, pictures
+from app import docs, errors, limits
+from app.api import attributes, health, latents, live, model, pictures
 from app.api.parts import Parts
+from app.attributes import AttributeStore, MemoryAttributes, RedisAttributes
 from app.disconnect import CancelOnDisconnect
 from app.engine import Engine
+from app.headers import SecurityHeaders
 from app.latents import LatentStore, MemoryStore, RedisStore
-from app.limits import BodyLimit
 from app.settings import Settings
 from app.telemetry import Metrics, Telemetry
 from model.bundle import Bundle, BundleError
@@ -33,10 +34,12 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _store(settings: Settings) -> LatentStore:
+def _stores(settings: Settings) -> tuple[LatentStore, AttributeStore]:
+    seconds, bytes_ = settings.time_to_live, settings.store_bytes
     if settings.redis_url:
-        return RedisStore(settings.redis_url, settings.time_to_live)
-    return MemoryStore(settings.time_to_live, settings.store_bytes)
+        redis = RedisStore(settings.redis_url, seconds)
+        return redis, RedisAttributes(redis.redis, seconds)
+    return MemoryStore(seconds, bytes_), MemoryAttributes(seconds, bytes_)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -54,7 +57,7 @@ def create_app(settings: Settings) -> FastAPI:
             raise
         engine = Engine(bundle, settings.queue, settings.deadline, metrics.batch)
         metrics.queue_depth.set_function(lambda: engine.waiting)
-        parts = Parts(settings, engine, _store(settings), metrics)
+        parts = Parts(settings, engine, *_stores(settings), metrics)
         app.state.parts = parts
         log.info("serving %s on %s", bundle.name, settings.device)
         yield
@@ -67,14 +70,24 @@ def create_app(settings: Settings) -> FastAPI:
         description=live.DESCRIPTION,
         version="1",
         lifespan=lifespan,
+        docs_url=None,  # its own is of scripts from elsewhere
+        redoc_url=None,
     )
     errors.install(app)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_upload_bytes)
+    limits.install(app, settings)
+    app.add_middleware(SecurityHeaders)
     app.add_middleware(CancelOnDisconnect)
     app.add_middleware(Telemetry, metrics=metrics)  # outermost: added last
-    for router in (model.router, latents.router, pictures.router, live.router):
-        app.include_router(router, prefix="/api/v1")
+    for router in (
+        model.router,
+        attributes.router,
+        latents.router,
+        pictures.router,
+        live.router,
+    ):
+        app.include_router(router, prefix="/api/v1", responses=errors.problem_responses(401, 429))
     app.include_router(health.router)
+    docs.install(app)
 
     # not a mount: one at the root would answer for an address with another method, 404 for 405
     app.router.default = StaticFiles(directory=STATIC, html=True)

@@ -1,11 +1,12 @@
 """Bytes to pixels and back, safely: bounded, upright, sRGB, without metadata."""
 
 import io
-from typing import Literal
+import struct
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms
 
 from app.errors import Problem
 
@@ -13,6 +14,7 @@ Pixels = NDArray[np.uint8]  # (height, width, 3), RGB
 Format = Literal["png", "webp", "jpeg"]
 
 Image.init()  # registers every format, which opening by name needs
+Image.MAX_IMAGE_PIXELS = None  # `read` has a bound of its own, and words for what is past it
 ACCEPTED = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
 IN_WORDS = "a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF photograph is accepted"
 SMALLEST_SIDE = 16
@@ -29,9 +31,11 @@ def read(data: bytes, max_pixels: int) -> Pixels:
         raise Problem(422, "empty-photograph", f"The file is empty; {IN_WORDS}.")
     try:
         image = Image.open(io.BytesIO(data), formats=ACCEPTED)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError) as error:
         raise Problem(
-            415, "not-a-photograph", f"The file is not a readable picture; {IN_WORDS}."
+            415,
+            "not-a-photograph",
+            f"The file is not a readable picture, or too damaged to be one; {IN_WORDS}.",
         ) from error
     with image:
         width, height = image.size
@@ -56,7 +60,7 @@ def read(data: bytes, max_pixels: int) -> Pixels:
         try:
             image.load()
             return np.asarray(_to_srgb(_upright(image)))
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        except (OSError, ValueError, SyntaxError, EOFError, struct.error) as error:
             raise Problem(
                 422,
                 "damaged-photograph",
@@ -64,10 +68,25 @@ def read(data: bytes, max_pixels: int) -> Pixels:
             ) from error
 
 
+ORIENTATION = 0x0112  # of EXIF
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
 def _upright(image: Image.Image) -> Image.Image:
-    turned = ImageOps.exif_transpose(image)
-    assert turned is not None
-    return turned
+    # Pillow's exif_transpose writes the rest of the metadata anew, and fails where it is damaged
+    try:
+        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+    except (OSError, SyntaxError, TypeError, ValueError, struct.error):
+        return image  # broken metadata is no reason to refuse the picture
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:
@@ -77,11 +96,12 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     if image.mode in ("LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
     if image.mode == "RGBA":
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image).convert("RGB")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image.getchannel("A"))
+        image = white
     if profile and image.mode in ("RGB", "CMYK", "L"):
         image = _through_profile(image, profile)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def _through_profile(image: Image.Image, data: bytes) -> Image.Image:
@@ -98,7 +118,7 @@ def _through_profile(image: Image.Image, data: bytes) -> Image.Image:
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    values = np.asarray(image, dtype=np.float64)
+    values: NDArray[Any] = np.asarray(image, dtype=np.float32)
     if image.mode == "F":
         values = values * 255
     elif values.max(initial=0) > 255:

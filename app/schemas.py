@@ -2,10 +2,22 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
 from app import faces
 from model.bundle import Direction
+
+MOST_STEPS = 24  # of a strip: at 512 pixels each, they still fit a WebP
+
+# What the examples on the OpenAPI page are of.
+LATENT, ANOTHER = "evwzVcYjxa7XIxV8dAOTlA", "q0XG3uV7Q1yHkWm2b8Zt5w"
+READINGS: JsonDict = {"smiling": -0.227, "older": 0.11, "eyeglasses": -0.341}
+
+
+def _example(*examples: JsonDict) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [*examples]})
 
 
 class Request(BaseModel):
@@ -14,7 +26,19 @@ class Request(BaseModel):
 
 LatentId = Annotated[
     str,
-    Field(description="As given by /encode or /sample.", pattern=r"^[A-Za-z0-9_-]{22}$"),
+    Field(
+        description="As given by /encode or /sample.",
+        pattern=r"^[A-Za-z0-9_-]{22}$",
+        examples=[LATENT],
+    ),
+]
+AttributeName = Annotated[
+    str,
+    Field(
+        description="Letters, digits, - and _, up to 40.",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$",
+        examples=["freckles"],
+    ),
 ]
 Strength = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -24,6 +48,18 @@ class Status(BaseModel):
 
 
 class ModelDescription(BaseModel):
+    model_config = _example(
+        {
+            "name": "faces64",
+            "resolution": 64,
+            "levels": 4,
+            "parameters": 5_800_000,
+            "bits_per_dim": 3.1,
+            "card": {"licence": "CC BY 4.0"},
+            "time_to_live": 3600,
+        },
+    )
+
     name: str
     resolution: int = Field(description="Side of a crop, in pixels.")
     levels: int
@@ -39,6 +75,19 @@ class Counts(BaseModel):
 
 
 class Attribute(BaseModel):
+    model_config = _example(
+        {
+            "name": "smiling",
+            "label": "Smile",
+            "group": "Expression",
+            "kind": "built-in",
+            "min": -1.5,
+            "max": 0.75,
+            "std": 0.49,
+            "counts": {"positive": 5545, "negative": 6210},
+        },
+    )
+
     name: str
     label: str
     group: str
@@ -49,12 +98,12 @@ class Attribute(BaseModel):
     counts: Counts
 
     @classmethod
-    def built_in(cls, direction: Direction) -> "Attribute":
+    def of(cls, direction: Direction, kind: Literal["built-in", "custom"]) -> "Attribute":
         return cls(
             name=direction.name,
             label=direction.label,
             group=direction.group,
-            kind="built-in",
+            kind=kind,
             min=direction.min,
             max=direction.max,
             std=direction.std,
@@ -95,20 +144,53 @@ ExpiresIn = Annotated[int, Field(description="Seconds until the latent is forgot
 
 
 class Encoded(BaseModel):
+    model_config = _example(
+        {
+            "latent_id": LATENT,
+            "face": {
+                "found": True,
+                "box": {"x": 161.7, "y": 60.3, "size": 124},
+                "angle": 3.3,
+                "confidence": 0.94,
+            },
+            "others": [],
+            "readings": READINGS,
+            "bits_per_dim": 3.58,
+            "expires_in": 3600,
+        },
+    )
+
     latent_id: LatentId
     face: Face
+    others: list[Face] = Field(
+        description="Further faces that were found; give the box of one as align to take it."
+    )
     readings: Readings
     bits_per_dim: float = Field(description="Of this crop; lower is more typical of the model.")
     expires_in: ExpiresIn
 
 
 class Sampled(BaseModel):
+    model_config = _example(
+        {"latent_id": LATENT, "readings": READINGS, "expires_in": 3600},
+    )
+
     latent_id: LatentId
     readings: Readings
     expires_in: ExpiresIn
 
 
 class LatentDescription(BaseModel):
+    model_config = _example(
+        {
+            "latent_id": LATENT,
+            "model": "faces64",
+            "shapes": [[6, 32, 32], [12, 16, 16], [24, 8, 8], [96, 4, 4]],
+            "has_photo": True,
+            "expires_in": 3541,
+        },
+    )
+
     latent_id: LatentId
     model: str
     shapes: list[tuple[int, int, int]] = Field(
@@ -119,10 +201,18 @@ class LatentDescription(BaseModel):
 
 
 class DecodeRequest(Request):
+    model_config = _example(
+        {"latent_id": LATENT},
+    )
+
     latent_id: LatentId
 
 
 class EditRequest(Request):
+    model_config = _example(
+        {"latent_id": LATENT, "attributes": {"smiling": 0.5, "older": -0.25}, "output": "photo"},
+    )
+
     latent_id: LatentId
     attributes: dict[str, Strength] = Field(
         default_factory=dict, description="Strength by attribute, each within its min and max."
@@ -131,6 +221,56 @@ class EditRequest(Request):
 
 
 class SampleRequest(Request):
+    model_config = _example(
+        {"count": 4, "temperature": 0.7, "seed": 7},
+    )
+
     count: int = Field(1, ge=1, le=64)
     temperature: float = Field(0.7, ge=0, le=1.5, allow_inf_nan=False)
     seed: int = Field(0, ge=0, lt=2**63)
+
+
+class SweepRequest(Request):
+    model_config = _example(
+        {"latent_id": LATENT, "attribute": "smiling", "start": -1, "stop": 0.75, "steps": 7},
+    )
+
+    latent_id: LatentId
+    attribute: str = Field(description="A name, as /attributes lists them.")
+    start: Strength | None = Field(None, description="First strength; unset, the least.")
+    stop: Strength | None = Field(None, description="Last strength; unset, the greatest.")
+    steps: int = Field(7, ge=2, le=MOST_STEPS)
+
+
+class MixRequest(Request):
+    model_config = _example(
+        {"latent_a": LATENT, "latent_b": ANOTHER, "steps": 7},
+        {"latent_a": LATENT, "latent_b": ANOTHER, "t": 0.5},
+    )
+
+    latent_a: LatentId
+    latent_b: LatentId
+    t: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="How far from the first to the second; this or steps.",
+    )
+    steps: int | None = Field(
+        None, ge=2, le=MOST_STEPS, description="Pictures from the first to the second."
+    )
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "MixRequest":
+        if (self.t is None) == (self.steps is None):
+            raise ValueError("give either t, for one picture, or steps, for a strip")
+        return self
+
+    @property
+    def shares(self) -> list[float]:
+        if self.t is not None:
+            return [self.t]
+        assert self.steps is not None
+        shares: list[float] = np.linspace(0, 1, self.steps).tolist()
+        return shares

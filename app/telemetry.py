@@ -46,7 +46,7 @@ class Metrics:
         )
         self.cache_hits = Counter(
             "glow_cache_hits",
-            "Pictures that the client had already, and was told so (304).",
+            "Pictures that the client had already, and was told so (304, or to POST 412).",
             registry=registry,
         )
         self.live_connections = Gauge(
@@ -122,7 +122,7 @@ class Telemetry:
         route = getattr(scope.get("route"), "path", "page")  # the template: paths hold ids
         self.metrics.requests.labels(method, route, str(status or "gone")).inc()
         self.metrics.seconds.labels(method, route).observe(seconds)
-        if status == 304:
+        if status in (304, 412):
             self.metrics.cache_hits.inc()
         fields = {"method": method, "route": route, "status": status or None}
         log.info("request", extra={**fields, "milliseconds": round(seconds * 1000, 1)})

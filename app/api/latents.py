@@ -3,12 +3,13 @@
 import asyncio
 import io
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, File, Form, Path, Request, Response, UploadFile
 
 from app import faces, photos
+from app.api.answers import FORMATS, accepted, format_of, picture, tag_of, unchanged
 from app.api.parts import PartsOf
 from app.errors import Problem, problem_responses
 from app.faces import Box
@@ -30,10 +31,11 @@ SMALLEST_FACE = 8  # pixels
 NPY = "application/x-npy"
 
 
-def _place(photo: Pixels, align: str) -> Face:
-    """The crop to take of a photograph: `auto`, `none`, or a box `x,y,size,angle`."""
+def _place(photo: Pixels, align: str) -> list[Face]:
+    """The crop to take of a photograph: `auto`, `none`, or a box `x,y,size,angle`; and after it
+    the other faces that were found."""
     if align == "none":
-        return Face.at(faces.centred(photo), found=False, confidence=0.0)
+        return [Face.at(faces.centred(photo), found=False, confidence=0.0)]
     if align == "auto":
         found = faces.find(photo)
         if not found:
@@ -43,7 +45,7 @@ def _place(photo: Pixels, align: str) -> Face:
                 "No face was found in the photograph. Send one that shows a face from the front, "
                 "or say where it is: align = x,y,size,angle, or none for the middle square.",
             )
-        return Face.at(found[0].box, found=True, confidence=found[0].confidence)
+        return [Face.at(face.box, found=True, confidence=face.confidence) for face in found]
     match = BOX.match(align)
     if not match:
         raise Problem(
@@ -63,34 +65,44 @@ def _place(photo: Pixels, align: str) -> Face:
             f"The box must have its middle in the photograph of {width}x{height} pixels and a "
             f"size of {SMALLEST_FACE} to {4 * max(height, width)}.",
         )
-    return Face.at(box, found=False, confidence=0.0)
+    return [Face.at(box, found=False, confidence=0.0)]
 
 
-@router.post("/encode", status_code=201, responses=problem_responses(413, 415, 422, 503))
+@router.post(
+    "/encode",
+    status_code=201,
+    responses=problem_responses(400, 413, 415, 422, 503),
+    form_limits={"max_files": 1, "max_fields": 4},
+)
 async def encode(
     parts: PartsOf,
     image: Annotated[UploadFile, File(description="The photograph.")],
     align: Annotated[
-        str, Form(description="auto, none, or a box x,y,size,angle in pixels and degrees.")
+        str,
+        Form(
+            description="auto, none, or a box x,y,size,angle in pixels and degrees.",
+            examples=["auto", "none", "161.7,60.3,124,3.3"],
+        ),
     ] = "auto",
 ) -> Encoded:
     """Find the face in a photograph and encode its crop."""
     data = await image.read()
     resolution = parts.engine.resolution
 
-    def prepare() -> tuple[Face, Box, Pixels]:
+    def prepare() -> tuple[list[Face], Box, Pixels]:
         photo = photos.read(data, parts.settings.max_pixels)
-        face = _place(photo, align)
-        box = Box(face.box.x, face.box.y, face.box.size, face.angle)
-        return face, box, faces.align(photo, box, resolution)
+        found = _place(photo, align)
+        box = Box(found[0].box.x, found[0].box.y, found[0].box.size, found[0].angle)
+        return found, box, faces.align(photo, box, resolution)
 
-    face, box, crop = await asyncio.to_thread(prepare)
+    found, box, crop = await asyncio.to_thread(prepare)
     latent, bits_per_dim = await parts.engine.encode(crop)
-    latent_id = await parts.store.put(Record(latent, parts.engine.bundle.name, box, data))
+    latent_id = await parts.put(Record(latent, parts.engine.bundle.name, box, data))
     return Encoded(
         latent_id=latent_id,
-        face=face,
-        readings=parts.engine.readings(latent),
+        face=found[0],
+        others=found[1:],
+        readings=(await parts.readings([latent]))[0],
         bits_per_dim=round(bits_per_dim, 4),
         expires_in=parts.settings.time_to_live,
     )
@@ -101,35 +113,49 @@ async def sample(parts: PartsOf, request: SampleRequest) -> list[Sampled]:
     """Draw faces that never were; their pictures are at /decode."""
     latents = await parts.engine.sample(request.count, request.temperature, request.seed)
     name = parts.engine.bundle.name
-    ids = [await parts.store.put(Record(latent, name)) for latent in latents]
+    ids = [await parts.put(Record(latent, name)) for latent in latents]
     return [
-        Sampled(
-            latent_id=latent_id,
-            readings=parts.engine.readings(latent),
-            expires_in=parts.settings.time_to_live,
-        )
-        for latent_id, latent in zip(ids, latents, strict=True)
+        Sampled(latent_id=latent_id, readings=readings, expires_in=parts.settings.time_to_live)
+        for latent_id, readings in zip(ids, await parts.readings(latents), strict=True)
     ]
+
+
+NOT_JSON: dict[str, Any] = {
+    kind: {"schema": {"type": "string", "contentMediaType": kind}} for kind in (NPY, *FORMATS)
+}
 
 
 @router.get(
     "/latents/{latent_id}",
     response_model=LatentDescription,
     responses={
-        200: {"content": {NPY: {"schema": {"type": "string", "contentMediaType": NPY}}}},
-        **problem_responses(404, 409, 422, 503),
+        200: {"content": NOT_JSON},
+        304: {"description": "If-None-Match names what would be sent."},
+        **problem_responses(404, 406, 409, 422, 503),
     },
 )
 async def latent(
-    parts: PartsOf, request: Request, latent_id: Annotated[LatentId, Path()]
+    parts: PartsOf, request: Request, response: Response, latent_id: Annotated[LatentId, Path()]
 ) -> LatentDescription | Response:
-    """The latent as an npy file (float32, flat, levels in order) where Accept asks for
-    application/x-npy, else its description."""
+    """The latent as Accept asks for it: as an npy file (application/x-npy: float32, flat, levels
+    in order), as its picture (image/…), else its description."""
     record, seconds = await parts.record(latent_id)
-    if NPY in request.headers.get("accept", ""):
+    kinds = accepted(request)
+    if NPY in kinds:
+        tag = tag_of(record.model, "npy", latent_id)
+        if same := unchanged(request, tag):
+            return same
         out = io.BytesIO()
         np.save(out, record.latent.astype(np.float32))
-        return Response(out.getvalue(), media_type=NPY, headers={"Vary": "Accept"})
+        headers = {"Vary": "Accept", "ETag": tag}
+        return Response(out.getvalue(), media_type=NPY, headers=headers)
+    if any(kind.startswith("image/") for kind in kinds):
+        format = await format_of(request)
+        tag = tag_of(record.model, "decode", latent_id, format)
+        if same := unchanged(request, tag):
+            return same
+        return await picture(await parts.decode(record.latent), format, tag)
+    response.headers["Vary"] = "Accept"
     return LatentDescription(
         latent_id=latent_id,
         model=record.model,
@@ -142,4 +168,4 @@ async def latent(
 @router.delete("/latents/{latent_id}", status_code=204, responses=problem_responses(404, 422, 503))
 async def delete(parts: PartsOf, latent_id: Annotated[LatentId, Path()]) -> None:
     """Forget a latent and its photograph."""
-    await parts.store.delete(latent_id)
+    await parts.forget(latent_id)

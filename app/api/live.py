@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, WebSocket, WebSocketDisconnect
 from pydantic import Field, ValidationError
 
 from app import photos
-from app.api.parts import Parts
+from app.api.parts import Parts, PartsOf
 from app.api.pictures import edited
 from app.errors import Problem, invalid_request, problem_document
 from app.photos import Format
@@ -75,8 +75,9 @@ class _Newest:
 
 
 @router.websocket("/live")
-async def live(socket: WebSocket, format: Annotated[Format, Query()] = "jpeg") -> None:
-    parts: Parts = socket.app.state.parts
+async def live(
+    socket: WebSocket, parts: PartsOf, format: Annotated[Format, Query()] = "jpeg"
+) -> None:
     if not _may_connect(socket, parts.settings.cors_origins):
         await socket.close(POLICY_VIOLATION)
         return

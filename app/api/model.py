@@ -1,9 +1,9 @@
-"""GET /model and /attributes: what is served."""
+"""GET /model: what is served."""
 
 from fastapi import APIRouter
 
 from app.api.parts import PartsOf
-from app.schemas import Attribute, ModelDescription
+from app.schemas import ModelDescription
 
 router = APIRouter(tags=["model"])
 
@@ -21,9 +21,3 @@ async def model(parts: PartsOf) -> ModelDescription:
         card=bundle.card,
         time_to_live=parts.settings.time_to_live,
     )
-
-
-@router.get("/attributes")
-async def attributes(parts: PartsOf) -> list[Attribute]:
-    """The attributes that faces can be edited by."""
-    return [Attribute.built_in(direction) for direction in parts.engine.bundle.directions]

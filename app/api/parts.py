@@ -1,18 +1,25 @@
-"""What the endpoints share: the parts they call, and the picture they answer with."""
+"""What the endpoints share: the parts they call, and for whom."""
 
-import asyncio
-from dataclasses import dataclass
-from typing import Annotated, Any
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Annotated
 
-from fastapi import Depends, Request, Response
+import numpy as np
+from fastapi import Depends
+from numpy.typing import NDArray
+from starlette.requests import HTTPConnection
 
-from app import photos
+from app.attributes import AttributeStore, Custom
 from app.engine import Engine
 from app.errors import Problem
-from app.latents import LatentStore, Record
-from app.photos import Format, Pixels
+from app.latents import LatentStore, Record, unknown
+from app.photos import Pixels
 from app.settings import Settings
 from app.telemetry import Metrics
+from model.bundle import Direction
+
+Latent = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -20,11 +27,19 @@ class Parts:
     settings: Settings
     engine: Engine
     store: LatentStore
+    attributes: AttributeStore
     metrics: Metrics
+    owner: str = ""  # of the latents that this request makes, and may open
+    visitor: str = ""  # of its custom attributes; "" where it can have none
+
+    async def put(self, record: Record) -> str:
+        """Keep a record as this request's owner's; its id."""
+        return await self.store.put(replace(record, owner=self.owner))
 
     async def record(self, latent_id: str, *, photo: bool = False) -> tuple[Record, int]:
-        """A stored record of the model that is served, and its remaining seconds."""
-        record, seconds = await self.store.get(latent_id, photo=photo)
+        """A stored record of the model that is served, and its remaining seconds; another owner's
+        is as unknown as one that never was."""
+        record, seconds = await self._own(latent_id, photo)
         if record.model != self.engine.bundle.name:
             raise Problem(
                 409,
@@ -34,48 +49,111 @@ class Parts:
             )
         return record, seconds
 
+    async def forget(self, latent_id: str) -> None:
+        """Raises Problem 404 as `record` does; the model does not matter."""
+        await self._own(latent_id)
+        await self.store.delete(latent_id)
 
-async def _parts(request: Request) -> Parts:
-    parts: Parts = request.app.state.parts
-    return parts
+    async def _own(self, latent_id: str, photo: bool = False) -> tuple[Record, int]:
+        record, seconds = await self.store.get(latent_id, photo=photo)
+        if record.owner != self.owner:
+            raise unknown()
+        return record, seconds
+
+    async def customs(self) -> list[Custom]:
+        """This visitor's custom attributes for the model that is served."""
+        if not self.visitor:
+            return []
+        kept = await self.attributes.all(self.visitor)
+        return [custom for custom in kept if custom.model == self.engine.bundle.name]
+
+    async def directions(self) -> list[Direction]:
+        """All that this visitor can edit by."""
+        customs = [custom.direction for custom in await self.customs()]
+        return [*self.engine.bundle.directions, *customs]
+
+    async def direction(self, name: str) -> Direction:
+        """Raises Problem 422 for a name that is neither built in nor this visitor's own."""
+        for direction in self.engine.bundle.directions:
+            if direction.name == name:
+                return direction
+        custom = await self.attributes.get(self.visitor, name) if self.visitor else None
+        if custom is None or custom.model != self.engine.bundle.name:
+            known = ", ".join(direction.name for direction in await self.directions())
+            raise Problem(
+                422, "unknown-attribute", f"There is no attribute {name!r}; there are {known}."
+            )
+        return custom.direction
+
+    async def readings(self, latents: Iterable[Latent]) -> list[dict[str, float]]:
+        """Where each latent lies on every slider, custom ones too."""
+        customs = await self.customs()
+        return [
+            self.engine.readings(latent)
+            | {custom.direction.name: custom.reading(latent) for custom in customs}
+            for latent in latents
+        ]
+
+    async def move(self, strengths: dict[str, float]) -> "Move":
+        """Strengths as what they do to a latent.
+
+        Raises Problem 422 for an attribute that is unknown, or a strength outside its range.
+        """
+        move = Move({}, None)
+        for name, strength in strengths.items():
+            move = self.step(await self.direction(name), strength, move)
+        return move
+
+    def step(self, direction: Direction, strength: float, before: "Move") -> "Move":
+        """A move, and one along a direction after it.
+
+        Raises Problem 422 for a strength outside the direction's range.
+        """
+        if not direction.min <= strength <= direction.max:
+            raise Problem(
+                422,
+                "strength-out-of-range",
+                f"The strength of {direction.name} is {strength}; it must lie from "
+                f"{direction.min} to {direction.max}.",
+            )
+        if any(direction is known for known in self.engine.bundle.directions):
+            return replace(before, strengths={**before.strengths, direction.name: strength})
+        if not strength:
+            return before
+        offset = strength * direction.vector.double().numpy()
+        return replace(before, offset=offset if before.offset is None else before.offset + offset)
+
+    async def decode(self, latent: Latent, move: "Move | None" = None) -> Pixels:
+        """The crop of a latent, moved."""
+        if move is None:
+            return await self.engine.decode(latent)
+        moved = latent if move.offset is None else latent + move.offset
+        return await self.engine.decode(moved, move.strengths)
+
+
+@dataclass(frozen=True)
+class Move:
+    """What an edit adds to a latent: strengths of built-in directions, which the engine knows, and
+    the sum of the custom ones."""
+
+    strengths: dict[str, float]
+    offset: Latent | None
+
+    def __bool__(self) -> bool:
+        return self.offset is not None or any(self.strengths.values())
+
+    @property
+    def identity(self) -> list[object]:
+        """Two moves of the same identity do the same; strengths of 0 do nothing."""
+        offset = b"" if self.offset is None else self.offset.tobytes()
+        strengths = sorted((name, value) for name, value in self.strengths.items() if value)
+        return [strengths, hashlib.sha256(offset).hexdigest()]
+
+
+async def _parts(connection: HTTPConnection) -> Parts:
+    parts: Parts = connection.app.state.parts
+    state = connection.state
+    return replace(parts, owner=state.owner, visitor=state.visitor)
 
 
 PartsOf = Annotated[Parts, Depends(_parts)]
-
-FORMATS: dict[str, Format] = {"image/png": "png", "image/webp": "webp", "image/jpeg": "jpeg"}
-
-
-async def _format(request: Request) -> Format:
-    """The best picture format that the Accept header takes, PNG before the others."""
-    weights = {}
-    for entry in request.headers.get("accept", "*/*").split(","):
-        kind, *parameters = (piece.strip() for piece in entry.split(";"))
-        quality = next((p[2:] for p in parameters if p.startswith("q=")), "1")
-        try:
-            weights[kind.lower()] = float(quality)
-        except ValueError:
-            weights[kind.lower()] = 0.0
-    any_kind = weights.get("image/*", weights.get("*/*", 0.0))
-    best = max(FORMATS, key=lambda kind: weights.get(kind, any_kind))
-    if weights.get(best, any_kind) <= 0:
-        raise Problem(
-            406, "not-acceptable", f"Pictures are answered as {', '.join(FORMATS)}, none accepted."
-        )
-    return FORMATS[best]
-
-
-FormatOf = Annotated[Format, Depends(_format)]
-
-PICTURE: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The picture, in the format of the Accept header.",
-        "content": {
-            kind: {"schema": {"type": "string", "contentMediaType": kind}} for kind in FORMATS
-        },
-    }
-}
-
-
-async def picture(pixels: Pixels, format: Format) -> Response:
-    data = await asyncio.to_thread(photos.write, pixels, format)
-    return Response(data, media_type=f"image/{format}", headers={"Vary": "Accept"})

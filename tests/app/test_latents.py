@@ -13,7 +13,7 @@ from app.faces import Box
 from app.latents import LatentStore, MemoryStore, Record, RedisStore
 
 LATENT = np.random.default_rng(0).standard_normal(48)
-RECORD = Record(LATENT, "small", Box(1.5, -2.0, 30.0, 5.0), b"photograph")
+RECORD = Record(LATENT, "small", Box(1.5, -2.0, 30.0, 5.0), b"photograph", "owner")
 
 StoreOf = Callable[[int], LatentStore]  # by time to live
 
@@ -34,6 +34,7 @@ def test_a_record_comes_back_whole(store_of: StoreOf) -> None:
         assert (record.latent == LATENT).all()
         assert record.latent.dtype == np.float64
         assert (record.model, record.box, record.photo) == ("small", RECORD.box, b"photograph")
+        assert record.owner == "owner"
         assert 55 <= seconds <= 60
         without, _ = await store.get(latent_id)
         assert without.photo is None

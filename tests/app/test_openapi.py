@@ -1,6 +1,7 @@
 """The whole OpenAPI document, held to by schemathesis against the application."""
 
 from pathlib import Path
+from typing import Any
 
 import schemathesis
 from hypothesis import HealthCheck, given, settings
@@ -26,4 +27,29 @@ def test_every_answer_is_as_documented(bundle_path: Path) -> None:
         check()
         checked.append(operation.label)
     assert "POST /api/v1/edit" in checked
-    assert len(checked) == 11
+    assert len(checked) == 15
+
+
+def test_every_call_shows_an_example(bundle_path: Path) -> None:
+    document = create_app(Settings(bundle=bundle_path)).openapi()
+    schemas = document["components"]["schemas"]
+
+    def has_example(schema: dict[str, Any]) -> bool:
+        if "$ref" in schema:
+            return has_example(schemas[schema["$ref"].rsplit("/", 1)[1]])
+        if "contentMediaType" in schema:  # a file, which no example can show
+            return True
+        inner = [*schema.get("properties", {}).values(), schema.get("items", {})]
+        return "examples" in schema or any(has_example(part) for part in inner if part)
+
+    for path, operations in document["paths"].items():
+        if not path.startswith("/api/"):
+            continue
+        for method, operation in operations.items():
+            contents = [operation.get("requestBody", {}), *operation["responses"].values()]
+            for content in contents:
+                for kind, body in content.get("content", {}).items():
+                    shown = "example" in body or has_example(body["schema"])
+                    assert shown, f"{method} {path} {kind}"
+            for parameter in operation.get("parameters", []):
+                assert has_example(parameter["schema"]), f"{method} {path} {parameter['name']}"

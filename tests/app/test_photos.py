@@ -35,9 +35,14 @@ def test_lossy_formats_keep_the_picture(format: str) -> None:
     ("orientation", "turned"),
     [
         (1, GRADIENT),
+        (2, GRADIENT[:, ::-1]),
         (3, GRADIENT[::-1, ::-1]),
+        (4, GRADIENT[::-1]),
+        (5, GRADIENT.transpose(1, 0, 2)),
         (6, np.rot90(GRADIENT, -1)),
+        (7, GRADIENT[::-1, ::-1].transpose(1, 0, 2)),
         (8, np.rot90(GRADIENT)),
+        (99, GRADIENT),
     ],
 )
 def test_exif_orientation_is_applied(orientation: int, turned: np.ndarray) -> None:
