@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from app.errors import Problem
 from app.photos import Pixels
+from model.attributes import edited
 from model.bundle import Bundle
 
 log = logging.getLogger(__name__)
@@ -109,12 +110,16 @@ class Engine:
         return latent, bits_per_dim
 
     async def decode(
-        self, latent: NDArray[np.float64], strengths: dict[str, float] | None = None
+        self,
+        latent: NDArray[np.float64],
+        strengths: dict[str, float] | None = None,
+        offset: NDArray[np.float64] | None = None,
     ) -> Pixels:
-        """The crop of latent + sum of strength x direction, (R, R, 3): what `Flow.quantize` gives,
-        on the scale of 8 bits. Strengths of 0 leave the latent as it is, bit for bit."""
+        """The crop of latent + sum of strength x direction + offset, (R, R, 3): what
+        `Flow.quantize` gives, on the scale of 8 bits. A step that would burst the picture is
+        shortened (`model.attributes.edited`); one of 0 leaves the latent as it is, bit for bit."""
         weights = self._model.weights(strengths or {})
-        crop: Pixels = await self._result(self._decode, (latent, weights))
+        crop: Pixels = await self._result(self._decode, (latent, weights, offset))
         return crop
 
     async def sample(self, count: int, temperature: float, seed: int) -> NDArray[np.float64]:
@@ -289,14 +294,21 @@ class _Model:
         ]
 
     @torch.inference_mode()
-    def decode(self, inputs: list[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> list[Pixels]:
-        """The crops of latents moved by weights of the directions."""
+    def decode(
+        self,
+        inputs: list[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64] | None]],
+    ) -> list[Pixels]:
+        """The crops of latents moved by weights of the directions, and by offsets."""
+        some_latents, some_weights, offsets = zip(*inputs, strict=True)
         latents, weights = (
             torch.from_numpy(np.stack(column)).to(self.device)
-            for column in zip(*inputs, strict=True)
+            for column in (some_latents, some_weights)
         )
-        moved = torch.addmm(latents, weights, self._vectors)
-        pictures = self._flow.decode(self._flow.unflatten(moved))
+        steps = weights @ self._vectors
+        for step, offset in zip(steps, offsets, strict=True):
+            if offset is not None:
+                step += torch.from_numpy(offset).to(self.device)
+        pictures, _ = edited(lambda z: self._flow.decode(self._flow.unflatten(z)), latents, steps)
         # a latent far from any face may decode to infinities
         bins = self._flow.quantize(pictures.nan_to_num()).permute(0, 2, 3, 1).cpu().numpy()
         return list(self._levels[bins])

@@ -127,8 +127,7 @@ class Parts:
         """The crop of a latent, moved."""
         if move is None:
             return await self.engine.decode(latent)
-        moved = latent if move.offset is None else latent + move.offset
-        return await self.engine.decode(moved, move.strengths)
+        return await self.engine.decode(latent, move.strengths, move.offset)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from app.engine import LARGEST_BATCH, Engine
 from app.errors import Problem
+from model.attributes import bursts
 from model.bundle import Bundle, Direction
 from model.flow import Flow
 from tests.helpers import SMALL, small_flow
@@ -148,6 +149,40 @@ def test_strength_zero_leaves_the_latent_bit_for_bit(
             for row in (rows[0], rows[2]):
                 assert (together == row).all(1).sum() == 2
             assert not (together == rows[1]).all(1).any()
+
+    asyncio.run(run())
+
+
+def test_a_step_that_would_burst_the_picture_is_shortened(bundle: Bundle) -> None:
+    """By the directions or beside them; its neighbours in the batch take theirs whole."""
+    bundle.directions = [
+        replace(bundle.directions[0], name="far", vector=torch.full((SMALL.dimensions,), 3.0))
+    ]
+    flow = bundle.flow
+    latent = 0.1 * latents(1)[0]
+
+    def at(offset: float) -> Tensor:
+        with torch.inference_mode():
+            moved = torch.from_numpy(latent + offset)[None]
+            return flow.decode(flow.unflatten(moved))
+
+    def pixels(picture: Tensor) -> np.ndarray:
+        return flow.quantize(picture)[0].permute(1, 2, 0).numpy()
+
+    assert bursts(at(3.0)).all()
+    assert not bursts(at(0.0)).any()
+    share = next(share for share in 0.8 ** np.arange(11) if not bursts(at(3.0 * share)).any())
+
+    async def run() -> None:
+        with running(bundle) as (engine, _):
+            by_strength, by_offset, still = await asyncio.gather(
+                engine.decode(latent, {"far": 1.0}),
+                engine.decode(latent, offset=np.full(SMALL.dimensions, 3.0)),
+                engine.decode(latent),
+            )
+            np.testing.assert_array_equal(by_strength, pixels(at(3.0 * share)))
+            np.testing.assert_array_equal(by_offset, by_strength)
+            np.testing.assert_array_equal(still, pixels(at(0.0)))
 
     asyncio.run(run())
 
