@@ -16,7 +16,7 @@ looks for such numbers, and takes the few images that have one at another point 
 import os
 import time
 from collections.abc import Callable
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,7 @@ from model.layers import (
 
 PATH_ERROR = 1e-10  # of x, from encode to decode: 3e-14 on faces, 7e-11 on black and white noise
 POINTS = [0.5 + i / 64 for i in range(8)]  # of a bin, tried in turn
-COARSE = 1.5 * 2.0**13  # what is added to it in float32 becomes a multiple of 2**-10
+ROUGH = 1.5 * 2.0**13  # float32 numbers near it are multiples of 2**-10
 FINE_PIXELS = 16  # a level of no more has float32 networks, which cost it little
 CHUNK = 4  # images, whose activations fit in the cache
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)  # batch sizes that a GPU has graphs for
@@ -82,16 +82,17 @@ class Runtime:
         self._splits: list[_Coupling] = []
         self._log_det = 0.0  # of every ActNorm and permutation
         self._graphs: dict[tuple[Program, int, bool], _Graph] = {}
+        rounds = self.precision == torch.bfloat16
         with torch.no_grad():
             for i, level in enumerate(flow.levels):
                 size = flow.config.resolution >> (i + 1)
-                networks = self.precision if size**2 > FINE_PIXELS else torch.float32
-                steps = [_Step(chain, size, networks) for chain in level.steps]
+                fine = torch.float32 if size**2 <= FINE_PIXELS else self.precision
+                steps = [_Step(chain, _Arithmetic(size, fine, rounds)) for chain in level.steps]
                 self._levels.append(steps)
                 self._log_det += sum(step.log_det for step in steps) * size**2
             for i, split in enumerate(flow.splits):
                 size = flow.config.resolution >> (i + 1)
-                self._splits.append(_of_split(split, size, self.precision))
+                self._splits.append(_of_split(split, _Arithmetic(size, torch.float32, rounds)))
 
     @torch.inference_mode()
     def encode(self, images: Tensor, labels: Tensor | None = None) -> Latent:
@@ -242,16 +243,25 @@ class _Found:
         self.unsafe = x.new_zeros(x.shape[1], dtype=torch.bool)  # near a tie: decode may differ
 
 
+class _Arithmetic(NamedTuple):
+    """How the networks of one level compute."""
+
+    size: int  # pixels, a side
+    precision: torch.dtype
+    rounds: bool  # their input to multiples of 2**-10
+
+
 class _Step:
     """ActNorm and permutation in one 1x1 convolution, then the coupling."""
 
-    def __init__(self, chain: Chain, size: int, precision: torch.dtype) -> None:
+    def __init__(self, chain: Chain, arithmetic: _Arithmetic) -> None:
         *linear, coupling = chain.layers
         assert isinstance(coupling, (AffineCoupling, AdditiveCoupling))
-        self.coupling = _of_coupling(coupling, size, precision)
+        self.coupling = _of_coupling(coupling, arithmetic)
         # What the layers make of zero is the bias, of each unit vector a column of the matrix.
         channels = coupling.kept + self.coupling.moved
-        unit = torch.eye(channels, dtype=torch.float64, device=coupling.network.first.weight.device)
+        device = next(coupling.parameters()).device
+        unit = torch.eye(channels, dtype=torch.float64, device=device)
         x = torch.cat([torch.zeros_like(unit[:1]), unit])[:, :, None, None]
         for layer in linear:
             x, _ = layer(x)
@@ -277,23 +287,32 @@ class _Coupling:
 
     def __init__(
         self,
-        convolutions: list[Convolution],
+        layers: list[tuple[Tensor, Tensor]],
         moved: int,
         bound: float | None,
-        precision: torch.dtype,
+        arithmetic: _Arithmetic,
     ) -> None:
-        self.convolutions = convolutions
         self.moved = moved
         self.bound = bound
-        self.precision = precision
+        self.precision = arithmetic.precision
+        self.rounds = arithmetic.rounds
+        (weight, bias), *others = layers
+        if self.precision == torch.bfloat16:
+            weight = torch.cat([weight, weight], dim=1)  # of the high and the low part of x1
+        layers = [(weight, bias), *others]
+        self.convolutions = [
+            _convolution(*layer, relu=layer is not layers[-1], arithmetic=arithmetic)
+            for layer in layers
+        ]
 
     def forward(self, x: Tensor, found: _Found) -> Tensor:
         kept, moved = x.tensor_split([-self.moved])
-        seen = self._seen(kept)
-        if self.precision == torch.bfloat16:
-            below, above = self._seen(kept - PATH_ERROR), self._seen(kept + PATH_ERROR)
-            if not torch.equal(below, above):
-                found.unsafe |= (below != above).any(3).any(2).any(0)
+        if self.rounds:
+            below, seen = self._seen(kept - PATH_ERROR), self._seen(kept + PATH_ERROR)
+            if not torch.equal(below, seen):
+                found.unsafe |= (below != seen).any(3).any(2).any(0)
+        else:
+            seen = self._seen(kept)
         scale, mean = self._scale_and_mean(seen, found)
         moved.sub_(mean)
         if scale is not None:
@@ -310,22 +329,23 @@ class _Coupling:
         return y
 
     def _seen(self, kept: Tensor) -> Tensor:
-        """`kept` as the networks see it. Near zero a bfloat16's ties would be too many: there,
-        multiples of 2**-10."""
+        """What the network sees of `kept`, float32."""
         seen = kept.float()
-        if self.precision == torch.bfloat16:
-            seen = seen.add_(COARSE).sub_(COARSE).bfloat16()
-        return seen
+        return seen.add_(ROUGH).sub_(ROUGH) if self.rounds else seen
 
     def _scale_and_mean(
         self, seen: Tensor, found: _Found | None = None
     ) -> tuple[Tensor | None, Tensor]:
+        if self.precision == torch.bfloat16:
+            seen = torch.cat([seen, seen - seen.bfloat16()])  # a high and a low part
         channels, count, height, width = seen.shape
-        x = seen.new_empty(count, height, width, channels).permute(0, 3, 1, 2)
+        x = torch.empty(
+            (count, height, width, channels), dtype=self.precision, device=seen.device
+        ).permute(0, 3, 1, 2)
         x.copy_(seen.transpose(0, 1))
         for convolution in self.convolutions:
             x = convolution(x)
-        out = x.new_empty(x.shape[1], count, height, width, dtype=torch.float32)
+        out = seen.new_empty(x.shape[1], count, height, width)
         out.copy_(x.transpose(0, 1))
         if self.bound is None:
             return None, out.double()
@@ -339,35 +359,26 @@ class _Coupling:
         return scale, mean
 
 
-def _of_coupling(
-    coupling: AffineCoupling | AdditiveCoupling, size: int, precision: torch.dtype
-) -> _Coupling:
+def _of_coupling(coupling: AffineCoupling | AdditiveCoupling, arithmetic: _Arithmetic) -> _Coupling:
     network = cast(CouplingNetwork, coupling.network)
-    hidden = [
-        network.first,
-        cast(nn.Conv2d, network.middle),
-        *cast(list[nn.Conv2d], network.further),
-    ]
+    hidden = cast(list[nn.Conv2d], [network.first, network.middle, *network.further])
+    layers = [(layer.weight, cast(Tensor, layer.bias)) for layer in hidden]
     weight, bias = _gained(network.last)
-    bound = coupling.bound if isinstance(coupling, AffineCoupling) else None
     factor = torch.full_like(bias, -1.0)  # m = -t
-    moved = len(bias)
-    if bound is not None:
-        moved //= 2
+    moved, bound = len(bias), None
+    if isinstance(coupling, AffineCoupling):
+        moved, bound = moved // 2, coupling.bound
         factor[:moved] = 1 / bound
-    convolutions = [
-        _convolution(layer.weight, layer.bias, True, size, precision) for layer in hidden
-    ]
-    last = _convolution(weight * factor[:, None, None, None], bias * factor, False, size, precision)
-    return _Coupling([*convolutions, last], moved, bound, precision)
+    layers.append((weight * factor[:, None, None, None], bias * factor))
+    return _Coupling(layers, moved, bound, arithmetic)
 
 
-def _of_split(split: Split, size: int, precision: torch.dtype) -> _Coupling:
+def _of_split(split: Split, arithmetic: _Arithmetic) -> _Coupling:
     (mean, log_scale), (mean_bias, log_scale_bias) = (t.chunk(2) for t in _gained(split.prior))
-    weight = torch.cat([-log_scale / split.LOG_SCALE_BOUND, mean])
-    bias = torch.cat([-log_scale_bias / split.LOG_SCALE_BOUND, mean_bias])
-    last = _convolution(weight, bias, False, size, precision)
-    return _Coupling([last], len(mean), split.LOG_SCALE_BOUND, precision)
+    bound = split.LOG_SCALE_BOUND
+    weight = torch.cat([-log_scale / bound, mean])
+    bias = torch.cat([-log_scale_bias / bound, mean_bias])
+    return _Coupling([(weight, bias)], len(mean), bound, arithmetic)
 
 
 def _gained(layer: ZeroConv) -> tuple[Tensor, Tensor]:
@@ -377,10 +388,9 @@ def _gained(layer: ZeroConv) -> tuple[Tensor, Tensor]:
     return layer.weight * gain[..., None], layer.bias * gain.flatten()
 
 
-def _convolution(
-    weight: Tensor, bias: Tensor, relu: bool, size: int, precision: torch.dtype
-) -> Convolution:
+def _convolution(weight: Tensor, bias: Tensor, relu: bool, arithmetic: _Arithmetic) -> Convolution:
     """Of (B, C, size, size), channels last, and its ReLU."""
+    size, precision, _ = arithmetic
     weight, bias = weight.to(precision), bias.to(precision)
     padding = [weight.shape[-1] // 2] * 2
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
