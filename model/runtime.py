@@ -9,8 +9,9 @@ the processor multiplies it.
 
 Exactness: decode gives a picture back if each network sees there what it saw in encode. oneDNN
 gives an image the same bits in every batch, and the path of x comes back within `PATH_ERROR`. A
-number that close to the tie of two bfloat16 values could still round to the other one; encode
-looks for such numbers, and takes the few images that have one at another point of their bins.
+number that close to a tie of what bfloat16 networks can see could still round to the other side;
+encode looks for such numbers, and takes the few images that have one at another point of their
+8-bit bins.
 """
 
 import os
@@ -34,8 +35,8 @@ from model.layers import (
 
 PATH_ERROR = 1e-10  # of x, from encode to decode: 3e-14 on faces, 7e-11 on black and white noise
 POINTS = [0.5 + i / 64 for i in range(8)]  # of a bin, tried in turn
-ROUGH = 1.5 * 2.0**13  # float32 numbers near it are multiples of 2**-10
-FINE_PIXELS = 16  # a level of no more has float32 networks, which cost it little
+ROUGH = 1.5 * 2.0**11  # float32 numbers near it are multiples of 2**-12
+FINE_PIXELS = 64  # a level of no more has float32 networks, which cost it little
 CHUNK = 4  # images, whose activations fit in the cache
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)  # batch sizes that a GPU has graphs for
 
@@ -73,9 +74,7 @@ class Runtime:
 
     def __init__(self, flow: Flow, precision: torch.dtype | None = None) -> None:
         if not folds(flow):
-            raise ValueError(
-                "a flow of checkerboards, residual blocks or perceptrons does not fold"
-            )
+            raise ValueError("checkerboards, residual blocks and perceptrons do not fold")
         self.flow = flow
         self.precision = precision or network_precision(flow.prior.mean.device)
         self._levels: list[list[_Step]] = []
@@ -123,7 +122,7 @@ class Runtime:
         noise = torch.rand(images.shape, generator=generator).to(images.device)
         y = self._at(images, noise)
         *latent, log_det, _ = self._run(self._forward, [y], labels)
-        return self.flow.log_density_of(latent, log_det)
+        return self.flow.log_density_of(latent, log_det).to(self.flow.prior.mean.dtype)
 
     def set_threads(self) -> int:
         """Gives torch as many threads as decode one image soonest, and says how many."""
@@ -248,7 +247,7 @@ class _Arithmetic(NamedTuple):
 
     size: int  # pixels, a side
     precision: torch.dtype
-    rounds: bool  # their input to multiples of 2**-10
+    rounds: bool  # their input to multiples of 2**-12, then as they compute
 
 
 class _Step:
@@ -296,10 +295,6 @@ class _Coupling:
         self.bound = bound
         self.precision = arithmetic.precision
         self.rounds = arithmetic.rounds
-        (weight, bias), *others = layers
-        if self.precision == torch.bfloat16:
-            weight = torch.cat([weight, weight], dim=1)  # of the high and the low part of x1
-        layers = [(weight, bias), *others]
         self.convolutions = [
             _convolution(*layer, relu=layer is not layers[-1], arithmetic=arithmetic)
             for layer in layers
@@ -307,12 +302,11 @@ class _Coupling:
 
     def forward(self, x: Tensor, found: _Found) -> Tensor:
         kept, moved = x.tensor_split([-self.moved])
+        seen = self._seen(kept)
         if self.rounds:
-            below, seen = self._seen(kept - PATH_ERROR), self._seen(kept + PATH_ERROR)
-            if not torch.equal(below, seen):
-                found.unsafe |= (below != seen).any(3).any(2).any(0)
-        else:
-            seen = self._seen(kept)
+            below, above = self._seen(kept - PATH_ERROR), self._seen(kept + PATH_ERROR)
+            if not torch.equal(below, above):
+                found.unsafe |= (below != above).any(3).any(2).any(0)
         scale, mean = self._scale_and_mean(seen, found)
         moved.sub_(mean)
         if scale is not None:
@@ -329,23 +323,20 @@ class _Coupling:
         return y
 
     def _seen(self, kept: Tensor) -> Tensor:
-        """What the network sees of `kept`, float32."""
+        """What the network sees of `kept`. The multiples are for numbers near zero, where
+        bfloat16 has so many that most images would have one near a tie."""
         seen = kept.float()
-        return seen.add_(ROUGH).sub_(ROUGH) if self.rounds else seen
+        return seen.add_(ROUGH).sub_(ROUGH).to(self.precision) if self.rounds else seen
 
     def _scale_and_mean(
         self, seen: Tensor, found: _Found | None = None
     ) -> tuple[Tensor | None, Tensor]:
-        if self.precision == torch.bfloat16:
-            seen = torch.cat([seen, seen - seen.bfloat16()])  # a high and a low part
         channels, count, height, width = seen.shape
-        x = torch.empty(
-            (count, height, width, channels), dtype=self.precision, device=seen.device
-        ).permute(0, 3, 1, 2)
+        x = seen.new_empty(count, height, width, channels).permute(0, 3, 1, 2)
         x.copy_(seen.transpose(0, 1))
         for convolution in self.convolutions:
             x = convolution(x)
-        out = seen.new_empty(x.shape[1], count, height, width)
+        out = torch.empty((x.shape[1], count, height, width), device=seen.device)
         out.copy_(x.transpose(0, 1))
         if self.bound is None:
             return None, out.double()
