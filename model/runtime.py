@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.flow import Flow, Latent
+from model.flow import Flow, Latent, Level
 from model.layers import (
     AdditiveCoupling,
     AffineCoupling,
@@ -35,12 +35,13 @@ from model.layers import (
 
 PATH_ERROR = 1e-10  # of x, from encode to decode: 3e-14 on faces, 7e-11 on black and white noise
 POINTS = [0.5 + i / 64 for i in range(8)]  # of a bin, tried in turn
-ROUGH = 1.5 * 2.0**11  # float32 numbers near it are multiples of 2**-12
+ROUGH = 1.5 * 2.0**12  # float32 numbers near it are multiples of 2**-11
 FINE_PIXELS = 64  # a level of no more has float32 networks, which cost it little
-CHUNK = 4  # images, whose activations fit in the cache
+CHUNK = 8  # images, whose activations fit in the cache
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)  # batch sizes that a GPU has graphs for
 
 Convolution = Callable[[Tensor], Tensor]
+_Key = tuple[torch.dtype, int]  # a network's precision and outputs
 Program = Callable[[list[Tensor], Tensor | None], list[Tensor]]  # of tensors and labels, (B, ...)
 
 
@@ -67,7 +68,8 @@ def network_precision(device: torch.device) -> torch.dtype:
 class Runtime:
     """`encode`, `decode` and `log_prob` of a flow that no longer changes, on its device; arguments
     and results are those of `Flow`. `precision` is that of the coupling networks, by default the
-    fastest that is exact; a latent decodes exactly with the precision that encoded it.
+    fastest that is exact; a latent decodes exactly with the precision that encoded it. One call at
+    a time: calls share buffers.
 
     Raises ValueError for a flow of a family that does not fold.
     """
@@ -77,21 +79,13 @@ class Runtime:
             raise ValueError("checkerboards, residual blocks and perceptrons do not fold")
         self.flow = flow
         self.precision = precision or network_precision(flow.prior.mean.device)
-        self._levels: list[list[_Step]] = []
-        self._splits: list[_Coupling] = []
-        self._log_det = 0.0  # of every ActNorm and permutation
         self._graphs: dict[tuple[Program, int, bool], _Graph] = {}
-        rounds = self.precision == torch.bfloat16
         with torch.no_grad():
-            for i, level in enumerate(flow.levels):
-                size = flow.config.resolution >> (i + 1)
-                fine = torch.float32 if size**2 <= FINE_PIXELS else self.precision
-                steps = [_Step(chain, _Arithmetic(size, fine, rounds)) for chain in level.steps]
-                self._levels.append(steps)
-                self._log_det += sum(step.log_det for step in steps) * size**2
-            for i, split in enumerate(flow.splits):
-                size = flow.config.resolution >> (i + 1)
-                self._splits.append(_of_split(split, _Arithmetic(size, torch.float32, rounds)))
+            splits: list[Split | None] = [*flow.splits, None]
+            self._levels = [
+                _Level(level, split, flow.config.resolution >> (i + 1), self.precision)
+                for i, (level, split) in enumerate(zip(flow.levels, splits, strict=True))
+            ]
 
     @torch.inference_mode()
     def encode(self, images: Tensor, labels: Tensor | None = None) -> Latent:
@@ -147,25 +141,20 @@ class Runtime:
         x = inputs[0].transpose(0, 1)
         found = _Found(x)
         parts: Latent = []
-        for i, steps in enumerate(self._levels):
-            x = _squeeze(x)
-            for step in steps:
-                x = step.forward(x, found)
-            if i < len(self._splits):
-                x, part = self._splits[i].forward(x, found).chunk(2)
-                parts.append(part.transpose(0, 1).contiguous())
-        part, change = self.flow.prior(x.transpose(0, 1).contiguous(), labels)
-        return [*parts, part, found.log_det + change + self._log_det, found.unsafe]
+        for level in self._levels:
+            state = level.forward(x, found)
+            if level.split:
+                x = state.kept
+                parts.append(_batch_first(state.moved))
+        part, change = self.flow.prior(_batch_first(state.whole), labels)
+        return [*parts, part, found.log_det + change, found.unsafe]
 
     def _inverse(self, inputs: list[Tensor], labels: Tensor | None) -> list[Tensor]:
-        parts = [part.double().transpose(0, 1) for part in inputs]
-        x = self.flow.prior.inverse(parts.pop().transpose(0, 1), labels).transpose(0, 1)
-        for i in reversed(range(len(self._levels))):
-            if i < len(self._splits):
-                x = self._splits[i].inverse(torch.cat([x, parts[i]]))
-            for step in reversed(self._levels[i]):
-                x = step.inverse(x)
-            x = _unsqueeze(x)
+        *parts, last = [part.double() for part in inputs]
+        x = self.flow.prior.inverse(last, labels).transpose(0, 1)
+        for level in reversed(self._levels):
+            part = parts.pop().transpose(0, 1) if level.split else None
+            x = level.inverse(x, part)
         return [x.transpose(0, 1).add(0.5).to(self.flow.prior.mean.dtype)]
 
     def _run(self, program: Program, inputs: list[Tensor], labels: Tensor | None) -> list[Tensor]:
@@ -247,20 +236,84 @@ class _Arithmetic(NamedTuple):
 
     size: int  # pixels, a side
     precision: torch.dtype
-    rounds: bool  # their input to multiples of 2**-12, then as they compute
+    rounds: bool  # their input to multiples of 2**-11
+
+
+class _Level:
+    """Squeeze, steps and split, in buffers that every batch of the same size uses again."""
+
+    def __init__(
+        self, level: Level, split: Split | None, size: int, precision: torch.dtype
+    ) -> None:
+        rounds = precision == torch.bfloat16
+        fine = torch.float32 if size**2 <= FINE_PIXELS else precision
+        self.steps = [_Step(chain, _Arithmetic(size, fine, rounds)) for chain in level.steps]
+        self.split = _of_split(split, _Arithmetic(size, torch.float32, rounds)) if split else None
+        self.size = size
+        self._log_det = sum(step.log_det for step in self.steps) * size**2
+        self._states: dict[int, tuple[_State, _State]] = {}
+
+    def _state(self, x: Tensor) -> tuple["_State", "_State"]:
+        count = x.shape[1]
+        if count not in self._states:
+            matrix = self.steps[0].matrix
+            shape = (len(matrix), count, self.size, self.size)
+            buffers: dict[_Key, _Buffers] = {}
+            self._states[count] = (
+                _State(matrix.new_empty(shape), buffers),
+                _State(matrix.new_empty(shape), buffers),
+            )
+        return self._states[count]
+
+    def forward(self, x: Tensor, found: _Found) -> "_State":
+        now, other = self._state(x)
+        now.squeezed.copy_(x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)))
+        for step in self.steps:
+            torch.addmm(step.bias, step.matrix, now.flat, out=other.flat)
+            now, other = other, now
+            step.coupling.forward(now, found)
+        if self.split:
+            self.split.forward(now, found)
+        found.log_det += self._log_det
+        return now
+
+    def inverse(self, x: Tensor, part: Tensor | None) -> Tensor:
+        now, other = self._state(x)
+        if self.split and part is not None:
+            now.kept.copy_(x)
+            now.moved.copy_(part)
+            self.split.inverse(now)
+        else:
+            now.whole.copy_(x)
+        for step in reversed(self.steps):
+            step.coupling.inverse(now)
+            torch.addmm(step.inverse_bias, step.inverse_matrix, now.flat, out=other.flat)
+            now, other = other, now
+        x: Tensor = now.squeezed.flatten(4).flatten(2, 3)
+        return x
+
+
+class _State:
+    """x within a level, (C, B, H, W) in float64, its views, and what its couplings compute in."""
+
+    def __init__(self, whole: Tensor, buffers: dict[_Key, "_Buffers"]) -> None:
+        self.whole = whole
+        self.buffers = buffers
+        self.flat = whole.flatten(1)
+        self.kept, self.moved = whole.chunk(2)
+        self.squeezed = whole.unflatten(0, (-1, 2, 2)).permute(0, 3, 4, 1, 5, 2)
 
 
 class _Step:
-    """ActNorm and permutation in one 1x1 convolution, then the coupling."""
+    """ActNorm and permutation as one matrix and bias, then the coupling."""
 
     def __init__(self, chain: Chain, arithmetic: _Arithmetic) -> None:
         *linear, coupling = chain.layers
-        assert isinstance(coupling, (AffineCoupling, AdditiveCoupling))
+        assert isinstance(coupling, AffineCoupling | AdditiveCoupling)
         self.coupling = _of_coupling(coupling, arithmetic)
         # What the layers make of zero is the bias, of each unit vector a column of the matrix.
-        channels = coupling.kept + self.coupling.moved
         device = next(coupling.parameters()).device
-        unit = torch.eye(channels, dtype=torch.float64, device=device)
+        unit = torch.eye(2 * coupling.kept, dtype=torch.float64, device=device)
         x = torch.cat([torch.zeros_like(unit[:1]), unit])[:, :, None, None]
         for layer in linear:
             x, _ = layer(x)
@@ -271,83 +324,86 @@ class _Step:
         self.inverse_bias = -self.inverse_matrix @ self.bias
         self.log_det = torch.linalg.slogdet(self.matrix).logabsdet.item()
 
-    def forward(self, x: Tensor, found: _Found) -> Tensor:
-        y = torch.addmm(self.bias, self.matrix, x.flatten(1)).view_as(x)
-        return self.coupling.forward(y, found)
-
-    def inverse(self, y: Tensor) -> Tensor:
-        x = self.coupling.inverse(y)
-        return torch.addmm(self.inverse_bias, self.inverse_matrix, x.flatten(1)).view_as(x)
-
 
 class _Coupling:
     """y1 = x1, y2 = (x2 - m(x1)) exp(bound tanh(s(x1))); s and m are the first and the last half
     of what the convolutions give, or all is m where there is no `bound`. Works in place."""
 
     def __init__(
-        self,
-        layers: list[tuple[Tensor, Tensor]],
-        moved: int,
-        bound: float | None,
-        arithmetic: _Arithmetic,
+        self, layers: list[tuple[Tensor, Tensor]], bound: float | None, arithmetic: _Arithmetic
     ) -> None:
-        self.moved = moved
         self.bound = bound
-        self.precision = arithmetic.precision
-        self.rounds = arithmetic.rounds
+        self.arithmetic = arithmetic
+        self.outputs = len(layers[-1][1])
         self.convolutions = [
             _convolution(*layer, relu=layer is not layers[-1], arithmetic=arithmetic)
             for layer in layers
         ]
 
-    def forward(self, x: Tensor, found: _Found) -> Tensor:
-        kept, moved = x.tensor_split([-self.moved])
-        seen = self._seen(kept)
-        if self.rounds:
-            below, above = self._seen(kept - PATH_ERROR), self._seen(kept + PATH_ERROR)
-            if not torch.equal(below, above):
-                found.unsafe |= (below != above).any(3).any(2).any(0)
-        scale, mean = self._scale_and_mean(seen, found)
-        moved.sub_(mean)
-        if scale is not None:
-            moved.mul_(scale)
-        return x
-
-    def inverse(self, y: Tensor) -> Tensor:
-        kept, moved = y.tensor_split([-self.moved])
-        scale, mean = self._scale_and_mean(self._seen(kept))
-        if scale is None:
-            moved.add_(mean)
+    def forward(self, x: _State, found: _Found) -> None:
+        use = self._buffers(x)
+        if self.arithmetic.rounds:
+            torch.add(x.kept, ROUGH - PATH_ERROR, out=use.below)
+            torch.add(x.kept, ROUGH + PATH_ERROR, out=use.rough)
+            if not torch.equal(use.below, use.rough):
+                found.unsafe |= (use.below != use.rough).any(3).any(2).any(0)
+                torch.add(x.kept, ROUGH, out=use.rough)
+            torch.sub(use.rough, ROUGH, out=use.seen)
         else:
-            torch.addcdiv(mean, moved, scale, out=moved)
-        return y
+            use.seen.copy_(x.kept)
+        self._run(use, found)
+        x.moved.sub_(use.mean)
+        if self.bound is not None:
+            x.moved.mul_(use.scale)
 
-    def _seen(self, kept: Tensor) -> Tensor:
-        """What the network sees of `kept`. The multiples are for numbers near zero, where
-        bfloat16 has so many that most images would have one near a tie."""
-        seen = kept.float()
-        return seen.add_(ROUGH).sub_(ROUGH).to(self.precision) if self.rounds else seen
+    def inverse(self, y: _State) -> None:
+        use = self._buffers(y)
+        if self.arithmetic.rounds:
+            torch.add(y.kept, ROUGH, out=use.rough)
+            torch.sub(use.rough, ROUGH, out=use.seen)
+        else:
+            use.seen.copy_(y.kept)
+        self._run(use)
+        if self.bound is None:
+            y.moved.add_(use.mean)
+        else:
+            torch.addcdiv(use.mean, y.moved, use.scale, out=y.moved)
 
-    def _scale_and_mean(
-        self, seen: Tensor, found: _Found | None = None
-    ) -> tuple[Tensor | None, Tensor]:
-        channels, count, height, width = seen.shape
-        x = seen.new_empty(count, height, width, channels).permute(0, 3, 1, 2)
-        x.copy_(seen.transpose(0, 1))
+    def _buffers(self, x: _State) -> "_Buffers":
+        key = self.arithmetic.precision, self.outputs
+        if key not in x.buffers:
+            x.buffers[key] = _Buffers(x.kept, *key)
+        return x.buffers[key]
+
+    def _run(self, use: "_Buffers", found: _Found | None = None) -> None:
+        """From what is seen to scale and mean."""
+        x = use.x
         for convolution in self.convolutions:
             x = convolution(x)
-        out = torch.empty((x.shape[1], count, height, width), device=seen.device)
-        out.copy_(x.transpose(0, 1))
-        if self.bound is None:
-            return None, out.double()
-        log_scale = out[: self.moved].tanh_()
-        if self.bound != 1:
-            log_scale.mul_(self.bound)
-        if found is not None:
-            found.log_det += log_scale.sum((0, 2, 3), dtype=torch.float64)
-        log_scale.exp_()
-        scale, mean = out.double().chunk(2)
-        return scale, mean
+        use.out.copy_(x.transpose(0, 1))
+        if self.bound is not None:
+            use.log_scale.tanh_()
+            if self.bound != 1:
+                use.log_scale.mul_(self.bound)
+            if found is not None:
+                found.log_det += use.log_scale.sum((0, 2, 3), dtype=torch.float64)
+            use.log_scale.exp_()
+        use.out64.copy_(use.out)
+
+
+class _Buffers:
+    """What couplings compute in, for the half of x that they keep, and its views."""
+
+    def __init__(self, kept: Tensor, precision: torch.dtype, outputs: int) -> None:
+        channels, *place = kept.shape
+        self.rough = torch.empty_like(kept, dtype=torch.float32)
+        self.below = torch.empty_like(self.rough)
+        x = kept.new_empty((*place, channels), dtype=precision)
+        self.x, self.seen = x.permute(0, 3, 1, 2), x.permute(3, 0, 1, 2)
+        self.out = kept.new_empty((outputs, *place), dtype=torch.float32)
+        self.out64 = kept.new_empty((outputs, *place))
+        self.log_scale = self.out[:channels]
+        self.scale, self.mean = self.out64[:channels], self.out64[-channels:]
 
 
 def _of_coupling(coupling: AffineCoupling | AdditiveCoupling, arithmetic: _Arithmetic) -> _Coupling:
@@ -356,12 +412,12 @@ def _of_coupling(coupling: AffineCoupling | AdditiveCoupling, arithmetic: _Arith
     layers = [(layer.weight, cast(Tensor, layer.bias)) for layer in hidden]
     weight, bias = _gained(network.last)
     factor = torch.full_like(bias, -1.0)  # m = -t
-    moved, bound = len(bias), None
+    bound = None
     if isinstance(coupling, AffineCoupling):
-        moved, bound = moved // 2, coupling.bound
-        factor[:moved] = 1 / bound
+        bound = coupling.bound
+        factor[: len(bias) // 2] = 1 / bound
     layers.append((weight * factor[:, None, None, None], bias * factor))
-    return _Coupling(layers, moved, bound, arithmetic)
+    return _Coupling(layers, bound, arithmetic)
 
 
 def _of_split(split: Split, arithmetic: _Arithmetic) -> _Coupling:
@@ -369,7 +425,7 @@ def _of_split(split: Split, arithmetic: _Arithmetic) -> _Coupling:
     bound = split.LOG_SCALE_BOUND
     weight = torch.cat([-log_scale / bound, mean])
     bias = torch.cat([-log_scale_bias / bound, mean_bias])
-    return _Coupling([(weight, bias)], len(mean), bound, arithmetic)
+    return _Coupling([(weight, bias)], bound, arithmetic)
 
 
 def _gained(layer: ZeroConv) -> tuple[Tensor, Tensor]:
@@ -415,12 +471,6 @@ def _convolution(weight: Tensor, bias: Tensor, relu: bool, arithmetic: _Arithmet
     return convolution
 
 
-def _squeeze(x: Tensor) -> Tensor:
-    """`Squeeze`, of (C, B, H, W)."""
-    x = x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))
-    return x.permute(0, 3, 5, 1, 2, 4).flatten(0, 2)
-
-
-def _unsqueeze(y: Tensor) -> Tensor:
-    y = y.unflatten(0, (-1, 2, 2))
-    return y.permute(0, 3, 4, 1, 5, 2).flatten(4).flatten(2, 3)
+def _batch_first(x: Tensor) -> Tensor:
+    """A copy as (B, C, H, W)."""
+    return x.transpose(0, 1).clone(memory_format=torch.contiguous_format)
