@@ -36,7 +36,7 @@ from model.layers import (
 PATH_ERROR = 1e-10  # of x, from encode to decode: 3e-14 on faces, 7e-11 on black and white noise
 POINTS = [0.5 + i / 64 for i in range(8)]  # of a bin, tried in turn
 ROUGH = 1.5 * 2.0**12  # float32 numbers near it are multiples of 2**-11
-FINE_PIXELS = 64  # a level of no more has float32 networks, which cost it little
+FINE_PIXELS = 16  # a level of no more has float32 networks, which cost it little
 CHUNK = 8  # images, whose activations fit in the cache
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)  # batch sizes that a GPU has graphs for
 
@@ -66,10 +66,10 @@ def network_precision(device: torch.device) -> torch.dtype:
 
 
 class Runtime:
-    """`encode`, `decode` and `log_prob` of a flow that no longer changes, on its device; arguments
-    and results are those of `Flow`. `precision` is that of the coupling networks, by default the
-    fastest that is exact; a latent decodes exactly with the precision that encoded it. One call at
-    a time: calls share buffers.
+    """`encode`, `decode`, `log_prob` and `log_density` of a flow that no longer changes, on its
+    device; arguments and results are those of `Flow`. `precision` is that of the coupling networks,
+    by default the fastest that is exact; a latent decodes exactly with the precision that encoded
+    it. One call at a time: calls share buffers.
 
     Raises ValueError for a flow of a family that does not fold.
     """
@@ -106,7 +106,6 @@ class Runtime:
     def decode(self, latent: Latent, labels: Tensor | None = None) -> Tensor:
         return self._run(self._inverse, latent, labels)[0]
 
-    @torch.inference_mode()
     def log_prob(
         self,
         images: Tensor,
@@ -114,9 +113,12 @@ class Runtime:
         labels: Tensor | None = None,
     ) -> Tensor:
         noise = torch.rand(images.shape, generator=generator).to(images.device)
-        y = self._at(images, noise)
-        *latent, log_det, _ = self._run(self._forward, [y], labels)
-        return self.flow.log_density_of(latent, log_det).to(self.flow.prior.mean.dtype)
+        return self.log_density(self.flow.dequantize(images, noise), labels)
+
+    @torch.inference_mode()
+    def log_density(self, y: Tensor, labels: Tensor | None = None) -> Tensor:
+        *latent, log_det, _ = self._run(self._forward, [y.double()], labels)
+        return self.flow.log_density_of(latent, log_det).to(y.dtype)
 
     def set_threads(self) -> int:
         """Gives torch as many threads as decode one image soonest, and says how many."""
@@ -289,8 +291,8 @@ class _Level:
             step.coupling.inverse(now)
             torch.addmm(step.inverse_bias, step.inverse_matrix, now.flat, out=other.flat)
             now, other = other, now
-        x: Tensor = now.squeezed.flatten(4).flatten(2, 3)
-        return x
+        unsqueezed: Tensor = now.squeezed.flatten(4).flatten(2, 3)
+        return unsqueezed
 
 
 class _State:
