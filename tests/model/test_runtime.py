@@ -15,7 +15,7 @@ from app.settings import Settings
 from model.bundle import Bundle
 from model.config import FlowConfig
 from model.flow import Flow
-from model.runtime import BUCKETS, CHUNK, PATH_ERROR, POINTS, Runtime, fastest, folds
+from model.runtime import BUCKETS, CHUNK, PATH_ERROR, POINTS, Program, Runtime, fastest, folds
 
 SIZE = 16  # pixels: its first level is in the runtime's precision, FINE_PIXELS being 8 x 8
 GLOW = FlowConfig(resolution=SIZE * 2, steps=(2, 2), hidden=(8, 8))
@@ -255,6 +255,30 @@ def test_threads_change_no_picture(flow: Flow, precision: torch.dtype) -> None:
     latent = runtime.encode(images)
     torch.set_num_threads(2)
     assert torch.equal(flow.quantize(runtime.decode(latent)), images)
+
+
+def test_a_batch_runs_in_the_smallest_bucket_that_holds_it(
+    perturb: Callable[..., Flow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded: list[object] = []
+
+    class Unrecorded:
+        """Stands for a CUDA graph where there is no CUDA."""
+
+        def __init__(self, program: Program, *rest: object) -> None:
+            recorded.append(rest[-1])
+            self.program = program
+
+        def __call__(self, inputs: list[Tensor], labels: Tensor | None) -> list[Tensor]:
+            return self.program(inputs, labels)
+
+    monkeypatch.setattr(model.runtime, "_Graph", Unrecorded)
+    runtime = Runtime(new_flow(GLOW, perturb))
+    for count in (3, 4, 5, 3, 64):
+        latent = runtime.flow.sample_latent(count)
+        with torch.inference_mode():
+            runtime._replay(runtime._inverse, latent, None)
+    assert recorded == [4, 8, 64]
 
 
 @pytest.mark.gpu
