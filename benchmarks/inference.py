@@ -125,7 +125,7 @@ class Machine:
         for i, level in enumerate(flow.levels):
             pixels = (config.resolution >> (i + 1)) ** 2
             weights = [m.weight.numel() for m in level.modules() if isinstance(m, nn.Conv2d)]
-            channels = config.channels * 4 if i == 0 else 2 * config.part_shapes[i - 1][0] * 2
+            channels = 4 * (config.part_shapes[i - 1][0] if i else config.channels)
             count += pixels * (sum(weights) + config.steps[i] * channels**2)
         for i, split in enumerate(flow.splits):
             count += split.prior.weight.numel() * (config.resolution >> (i + 1)) ** 2
