@@ -1,8 +1,9 @@
-"""Encode and decode of the shipped flow beside normflows' Glow of the same shape, in one run.
+"""Encode and decode of the shipped flow by its runtime, beside its training graph in eval mode,
+normflows' Glow of the same shape and the floor of the machine, in one run.
 
-    python benchmarks/inference.py [--bundle PATH] [--json]
+    python benchmarks/inference.py [--bundle PATH] [--validation PATH] [--json]
 
-Both go from uint8 images to latents and from latents to floats in [0, 1], take turns at every
+All go from uint8 images to latents and from latents to floats in [0, 1], take turns at every
 repetition, and must restore every 8-bit value before they are timed. normflows' flow has the same
 resolution, levels, steps, hidden widths, affine couplings of 3x3, 1x1 and 3x3 convolutions,
 ActNorms and 1x1 convolutions in LU form. As near as normflows comes, these differ:
@@ -13,8 +14,16 @@ ActNorms and 1x1 convolutions in LU form. As near as normflows comes, these diff
 - it inverts L and U of every 1x1 convolution to decode, ours W.
 
 Its weights are random and its ActNorms set from the same images: time does not hang on them.
+
+The floor is the multiply-adds over the rate of the machine's matrix product, measured between the
+turns in the precision of the runtime's networks, or the bytes of weights, image and latent over
+the rate of a copy, whichever takes longer.
+
+With `--validation`, a folder or pack of images, the runtime is held to the flow in float64: every
+image's 8-bit values as it comes back, and its values with one direction at strength 1.
 """
 
+import copy
 import json
 import platform
 import time
@@ -34,11 +43,13 @@ from torch import Tensor, nn
 import model
 from model.bundle import Bundle, BundleError
 from model.config import FlowConfig
+from model.data import Images
 from model.flow import Flow
+from model.runtime import Runtime, fastest
 from peers import normflows_glow
 
 SHIPPED = Path(model.__file__).parent / "bundles" / "faces64.safetensors"
-BATCH = 32
+SIZES = (1, 8, 64)
 
 
 @dataclass(frozen=True)
@@ -51,8 +62,8 @@ class Peer:
     decode: Callable[[list[Tensor]], Tensor]
 
 
-def ours(flow: Flow) -> Peer:
-    return Peer("Glow Editor", _count(flow), flow.encode, flow.decode)
+def ours(name: str, flow: Flow, program: Flow | Runtime) -> Peer:
+    return Peer(name, _count(flow), program.encode, program.decode)
 
 
 def theirs(config: FlowConfig, images: Tensor) -> Peer:
@@ -91,7 +102,41 @@ def seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def compare(peers: list[Peer], images: Tensor, repetitions: int) -> dict[str, np.ndarray]:
+class Machine:
+    """What it multiplies and copies a second, the best of all its turns so far."""
+
+    def __init__(self, precision: torch.dtype) -> None:
+        self.flops = self.bytes = 0.0
+        self._operands = [torch.randn(n, n, dtype=precision) for n in (512, 1024)]
+        self._memory = torch.zeros(2, 2**25)
+
+    def measure(self) -> None:
+        for matrix in self._operands:
+            taken = min(seconds(lambda m=matrix: m @ m) for _ in range(10))
+            self.flops = max(self.flops, 2 * len(matrix) ** 3 / taken)
+        copied, source = self._memory
+        taken = seconds(lambda: copied.copy_(source))
+        self.bytes = max(self.bytes, 2 * source.nbytes / taken)
+
+    def floor(self, flow: Flow, size: int) -> float:
+        """Seconds that a batch takes at least."""
+        config = flow.config
+        count = 0
+        for i, level in enumerate(flow.levels):
+            pixels = (config.resolution >> (i + 1)) ** 2
+            weights = [m.weight.numel() for m in level.modules() if isinstance(m, nn.Conv2d)]
+            channels = 4 * (config.part_shapes[i - 1][0] if i else config.channels)
+            count += pixels * (sum(weights) + config.steps[i] * channels**2)
+        for i, split in enumerate(flow.splits):
+            count += split.prior.weight.numel() * (config.resolution >> (i + 1)) ** 2
+        weights_bytes = _count(flow) * self._operands[0].element_size()
+        moved = weights_bytes + size * config.dimensions * (8 + 4)
+        return max(2 * size * count / self.flops, moved / self.bytes)
+
+
+def compare(
+    peers: list[Peer], images: Tensor, repetitions: int, machines: list[Machine]
+) -> dict[str, np.ndarray]:
     """Seconds of every repetition of encode and decode, each (repetitions, peers)."""
     latents = [peer.encode(images) for peer in peers]
     works: dict[str, list[Callable[[], Any]]] = {
@@ -101,10 +146,12 @@ def compare(peers: list[Peer], images: Tensor, repetitions: int) -> dict[str, np
         ],
     }
     for calls in works.values():
-        for call in [*calls, *calls]:  # warm-up
+        for call in calls:  # warm-up
             call()
     times: dict[str, list[list[float]]] = {name: [] for name in works}
     for repetition in range(repetitions):
+        for machine in machines:
+            machine.measure()
         for name, calls in works.items():
             turn = calls if repetition % 2 == 0 else calls[::-1]
             taken = [seconds(call) for call in turn]
@@ -112,18 +159,47 @@ def compare(peers: list[Peer], images: Tensor, repetitions: int) -> dict[str, np
     return {name: np.array(rows) for name, rows in times.items()}
 
 
-def _figures(values: np.ndarray, unit: str) -> str:
+def fidelity(bundle: Bundle, runtime: Flow | Runtime, images: Tensor) -> dict[str, float]:
+    """Images whose 8-bit values differ from those that the flow in float64 gives back, and the mean
+    and the largest mean of an image's absolute difference with a direction at strength 1, in grey
+    levels; image i has direction i, counted round."""
+    flow = bundle.flow
+    reference = copy.deepcopy(flow).double()
+    vectors = torch.stack([direction.vector.double() for direction in bundle.directions])
+    wrong, differences = 0, []
+    for start in range(0, len(images), 16):
+        batch = images[start : start + 16]
+        step = vectors[torch.arange(start, start + len(batch)) % len(vectors)]
+        mine, exact = runtime.encode(batch), reference.encode(batch)
+        back = flow.quantize(runtime.decode(mine))
+        wrong += int((back != flow.quantize(reference.decode(exact))).flatten(1).any(1).sum())
+        edited = [
+            program.decode(flow.unflatten(flow.flatten(latent) + step)).double().clamp(0, 1)
+            for program, latent in ((runtime, mine), (reference, exact))
+        ]
+        differences.append((edited[0] - edited[1]).abs().mean(dim=(1, 2, 3)) * flow.bins)
+    difference = torch.cat(differences)
+    return {
+        "images": len(images),
+        "images_wrong": wrong,
+        "edit_difference": round(difference.mean().item(), 4),
+        "edit_difference_worst_image": round(difference.max().item(), 4),
+    }
+
+
+def _figures(values: np.ndarray) -> str:
     low, middle, high = np.percentile(values, (25, 50, 75))
-    return f"{middle:.1f} {unit} ({low:.1f} to {high:.1f})"
+    return f"{middle:.1f} ({low:.1f} to {high:.1f})"
 
 
 def main(
     bundle: Annotated[Path, typer.Option(help="The model.")] = SHIPPED,
-    repetitions: Annotated[int, typer.Option(min=1, help="Of every measurement.")] = 15,
+    repetitions: Annotated[int, typer.Option(min=1, help="Of a batch of 1.")] = 25,
     threads: Annotated[int, typer.Option(min=0, help="Of torch; 0 leaves its own choice.")] = 0,
+    validation: Annotated[Path | None, typer.Option(help="Images to compare edits of.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:
-    """Time encode and decode beside normflows' Glow of the same shape."""
+    """Time encode and decode beside the training graph, normflows and the machine's floor."""
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -131,37 +207,73 @@ def main(
         shipped = Bundle.load(bundle)
     except BundleError as error:
         raise typer.BadParameter(str(error)) from error
-    config = shipped.flow.config
+    flow = shipped.flow
+    config = flow.config
     with torch.inference_mode():
-        images = shipped.flow.sample(BATCH)
-    peers = [ours(shipped.flow), theirs(config, images)]
+        images = flow.sample(max(SIZES))
+    ready = time.perf_counter()
+    runtime = fastest(Bundle.load(bundle).flow)
+    with torch.inference_mode():
+        runtime.decode(runtime.encode(images[:1]))
+    figures: dict[str, Any] = {"ready_s": round(time.perf_counter() - ready, 2)}
+    precision = runtime.precision if isinstance(runtime, Runtime) else torch.float32
+    peers = [
+        ours("runtime", flow, runtime),
+        ours("training graph", flow, flow),
+        theirs(config, images[:8]),
+    ]
     print(
         f"{shipped.name}: {config.resolution}x{config.resolution}, steps {config.steps}, "
-        f"hidden {config.hidden}; parameters: "
-        + ", ".join(f"{peer.name} {peer.parameters / 1e6:.2f} M" for peer in peers)
+        f"hidden {config.hidden}; parameters: {peers[0].parameters / 1e6:.2f} M, "
+        f"normflows {peers[2].parameters / 1e6:.2f} M"
     )
     print(
         f"CPU {platform.machine()}, threads: {torch.get_num_threads()}, torch {torch.__version__}, "
-        f"normflows {normflows.__version__}, float32; median (quartiles) of {repetitions} turns"
+        f"normflows {normflows.__version__}; runtime's networks {precision}, all else float32; "
+        f"ready in {figures['ready_s']} s"
     )
-    print(f"\n{'':18}{peers[0].name:>30}{peers[1].name:>30}{'ratio':>8}")
-    ratios: dict[str, float] = {}
-    milliseconds: dict[str, list[float]] = {}
+    print("milliseconds a batch, median (quartiles) of turns; floor and fraction of it reached\n")
+    head = "".join(f"{peer.name:>26}" for peer in peers)
+    print(f"{'':18}{head}{'/ graph':>9}{'/ normflows':>12}{'floor':>9}{'':>7}")
+    machine, plain = Machine(precision), Machine(torch.float32)
     with torch.inference_mode():
         for peer in peers:
-            check(peer, images)
-        for size in (1, BATCH):
-            for work, times in compare(peers, images[:size], repetitions).items():
-                medians = np.median(times, axis=0)
-                ratio = float(medians[1] / medians[0])
-                ratios[f"{work}{size}_over_normflows"] = round(ratio, 3)
-                milliseconds[f"{work}{size}_ms"] = [round(float(m) * 1e3, 2) for m in medians]
-                row, unit = (times * 1e3, "ms") if size == 1 else (size / times, "img/s")
-                cells = "".join(f"{_figures(column, unit):>30}" for column in row.T)
-                print(f"{work + f', batch {size}':18}{cells}{ratio:>8.2f}")
-    print("\nratio: how many times as fast as normflows")
+            check(peer, images[:8])
+        for size in SIZES:
+            turns = max(3, repetitions // size)
+            for work, times in compare(peers, images[:size], turns, [machine, plain]).items():
+                medians = [float(median) for median in np.median(times, axis=0)]
+                floor = machine.floor(flow, size)
+                row = f"{work}{size}"
+                figures[f"{row}_ms"] = [round(median * 1e3, 2) for median in medians]
+                figures[f"{row}_over_eager"] = round(medians[1] / medians[0], 3)
+                figures[f"{row}_over_normflows"] = round(medians[2] / medians[0], 3)
+                figures[f"{row}_over_floor"] = round(floor / medians[0], 3)
+                figures[f"{row}_over_float32_floor"] = round(
+                    plain.floor(flow, size) / medians[0], 3
+                )
+                cells = "".join(f"{_figures(column * 1e3):>26}" for column in times.T)
+                print(
+                    f"{work + f', batch {size}':18}{cells}{medians[1] / medians[0]:>9.2f}"
+                    f"{medians[2] / medians[0]:>12.2f}{floor * 1e3:>9.1f}{floor / medians[0]:>7.0%}"
+                )
+    figures["gflops"] = round(machine.flops / 1e9, 1)
+    figures["float32_gflops"] = round(plain.flops / 1e9, 1)
+    print(
+        f"\nmatrix product {figures['gflops']} GFLOP/s in {precision}, "
+        f"{figures['float32_gflops']} in float32; copy {machine.bytes / 1e9:.1f} GB/s"
+    )
+    if validation:
+        held_out = Images.find(validation, config.resolution, "val").load()
+        with torch.inference_mode():
+            figures |= fidelity(shipped, runtime, held_out)
+        print(
+            f"of {figures['images']} images, {figures['images_wrong']} differ at strength 0 from "
+            f"float64; at strength 1 by {figures['edit_difference']} grey levels on average, "
+            f"{figures['edit_difference_worst_image']} in the worst image"
+        )
     if as_json:
-        print(json.dumps({**ratios, **milliseconds, "threads": torch.get_num_threads()}))
+        print(json.dumps({**figures, "threads": torch.get_num_threads()}))
 
 
 if __name__ == "__main__":
