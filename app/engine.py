@@ -21,6 +21,7 @@ from app.errors import Problem
 from app.photos import Pixels
 from model.attributes import edited
 from model.bundle import Bundle
+from model.runtime import Runtime, fastest
 
 log = logging.getLogger(__name__)
 
@@ -179,6 +180,7 @@ class Engine:
             work.waiting.extend(kept)
 
     def _serve(self) -> None:
+        self._model.settle()
         while self._serve_one_batch():
             pass
 
@@ -264,6 +266,7 @@ class _Model:
 
     def __init__(self, bundle: Bundle) -> None:
         self._flow = flow = bundle.flow
+        self._runtime = fastest(flow)
         self._directions = bundle.directions
         self.device = next(flow.parameters()).device
         dimensions, resolution = flow.config.dimensions, flow.config.resolution
@@ -277,20 +280,24 @@ class _Model:
         self._noise = noise.double().to(self.device)
         self._levels = np.rint(np.arange(flow.bins) * 255 / (flow.bins - 1)).astype(np.uint8)
 
+    def settle(self) -> None:
+        """What is to be done once, in the thread that then does all the work."""
+        if isinstance(self._runtime, Runtime):
+            self._runtime.set_threads()
+
     @torch.inference_mode()
     def encode(self, crops: list[Pixels]) -> list[tuple[NDArray[np.float64], float]]:
-        """The latents of the middles of the bins, and bits/dim under noise: one batch."""
-        flow, count = self._flow, len(crops)
+        """The latents, and bits/dim under noise."""
+        flow = self._flow
         bins = np.stack(crops) >> (8 - flow.config.bits)
-        images = torch.from_numpy(bins).permute(0, 3, 1, 2).to(self.device).double()
-        both = [flow.dequantize(images, 0.5), flow.dequantize(images, self._noise)]
-        latent, log_det = flow(torch.cat(both))
-        middles = flow.flatten([part[:count] for part in latent]).cpu().numpy()
-        density = flow.log_density_of([part[count:] for part in latent], log_det[count:])
+        images = torch.from_numpy(bins).permute(0, 3, 1, 2).to(self.device)
+        latents = flow.flatten(self._runtime.encode(images)).cpu().numpy()
+        dequantized = flow.dequantize(images.double(), self._noise.expand(len(images), -1, -1, -1))
+        density = self._runtime.log_density(dequantized)
         # copies: views would keep the whole batch alive
         return [
-            (middle.copy(), bits)
-            for middle, bits in zip(middles, flow.bits_per_dim(density).tolist(), strict=True)
+            (latent.copy(), bits)
+            for latent, bits in zip(latents, flow.bits_per_dim(density).tolist(), strict=True)
         ]
 
     @torch.inference_mode()
@@ -308,7 +315,9 @@ class _Model:
         for step, offset in zip(steps, offsets, strict=True):
             if offset is not None:
                 step += torch.from_numpy(offset).to(self.device)
-        pictures, _ = edited(lambda z: self._flow.decode(self._flow.unflatten(z)), latents, steps)
+        pictures, _ = edited(
+            lambda z: self._runtime.decode(self._flow.unflatten(z)), latents, steps
+        )
         # a latent far from any face may decode to infinities
         bins = self._flow.quantize(pictures.nan_to_num()).permute(0, 2, 3, 1).cpu().numpy()
         return list(self._levels[bins])

@@ -14,9 +14,9 @@ encode looks for such numbers, and takes the few images that have one at another
 8-bit bins.
 """
 
-import os
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, cast
 
 import torch
@@ -121,14 +121,15 @@ class Runtime:
         return self.flow.log_density_of(latent, log_det).to(y.dtype)
 
     def set_threads(self) -> int:
-        """Gives torch as many threads as decode one image soonest, and says how many."""
-        latent = self.flow.sample_latent(1)
+        """Gives torch, in this thread, as many threads as decode one image soonest, of those that
+        it has now at most, and says how many."""
+        decode = partial(self._run, self._inverse, self.flow.sample_latent(1), None)
         taken: dict[int, float] = {}
-        count = 1
-        while count <= (os.cpu_count() or 1):
+        count, most = 1, torch.get_num_threads()
+        while count <= most:
             torch.set_num_threads(count)
-            self.decode(latent)
-            taken[count] = min(_seconds(lambda: self.decode(latent)) for _ in range(5))
+            decode()
+            taken[count] = min(_seconds(decode) for _ in range(5))
             count *= 2
         best = min(taken, key=taken.__getitem__)
         torch.set_num_threads(best)

@@ -20,7 +20,8 @@ from websockets.sync.client import connect
 
 from app.main import create_app
 from app.settings import Settings
-from model.flow import Flow
+from model.flow import Latent
+from model.runtime import Runtime
 from tests.helpers import encoded, pixels_of, serving
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
@@ -128,15 +129,15 @@ def test_an_unknown_format_is_refused(client: TestClient) -> None:
 def test_the_newest_frame_wins(
     client: TestClient, latent_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode = Flow.decode
+    decode = Runtime.decode
     reached, opened = threading.Event(), threading.Event()
 
-    def held(flow: Flow, latent: list[Tensor], labels: Tensor | None = None) -> Tensor:
+    def held(runtime: Runtime, latent: Latent) -> Tensor:
         reached.set()
         assert opened.wait(30)
-        return decode(flow, latent, labels)
+        return decode(runtime, latent)
 
-    monkeypatch.setattr(Flow, "decode", held)
+    monkeypatch.setattr(Runtime, "decode", held)
 
     def skipped() -> bool:
         metrics = client.get("http://testserver/metrics").text
