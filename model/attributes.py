@@ -308,7 +308,7 @@ def edited(
 
 
 @torch.inference_mode()
-def ranged(flow: Flow, direction: Direction, latents: Tensor, share: float = 0.9) -> Direction:
+def ranged(flow: Flow, direction: Direction, latents: Tensor, share: float = 0.75) -> Direction:
     """The direction with `min` and `max` at the greatest strengths of STRENGTHS, each way, whose
     step at least `share` of the faces take whole. At least the first. `latents` are flat, (faces,
     dimensions)."""
