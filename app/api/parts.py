@@ -113,8 +113,7 @@ class Parts:
             if name in built_in:
                 move.strengths[name] = strength
             elif strength:
-                offset = strength * direction.vector.double().numpy()
-                move = Move(move.strengths, offset if move.offset is None else move.offset + offset)
+                move = move.shifted(strength * direction.vector.double().numpy())
         return move
 
     async def decode(self, latent: Latent, move: "Move | None" = None) -> Pixels:
@@ -128,10 +127,13 @@ class Parts:
 @dataclass(frozen=True)
 class Move:
     """What an edit adds to a latent: strengths of built-in directions, which the engine knows, and
-    the sum of the custom ones."""
+    the sum of the custom ones and of the way to a face that is mixed in."""
 
     strengths: dict[str, float]
     offset: Latent | None
+
+    def shifted(self, offset: Latent) -> "Move":
+        return replace(self, offset=offset if self.offset is None else self.offset + offset)
 
     def __bool__(self) -> bool:
         return self.offset is not None or any(self.strengths.values())

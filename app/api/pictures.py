@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import io
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
@@ -13,19 +13,38 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from app import faces, photos
-from app.api.answers import PICTURE, FormatOf, picture, tag_of, unchanged
+from app.api.answers import (
+    PICTURE,
+    FormatOf,
+    animation,
+    animation_of,
+    format_of,
+    picture,
+    tag_of,
+    unchanged,
+)
 from app.api.latents import NPY
 from app.api.parts import Move, Parts, PartsOf
 from app.errors import Problem, problem_responses
 from app.latents import Record
-from app.photos import Pixels
-from app.schemas import DecodeRequest, EditRequest, MixRequest, SweepRequest
+from app.photos import Animation, Format, Pixels
+from app.schemas import DecodeRequest, EditRequest, Mixing, MixRequest, SweepRequest
 from app.together import together
 from model.interpolate import spherical
 
 router = APIRouter(tags=["pictures"])
 
+STRIP: dict[int | str, dict[str, Any]] = {
+    200: {
+        **PICTURE[200],
+        "content": {
+            **PICTURE[200]["content"],
+            "image/gif": {"schema": {"type": "string", "contentMediaType": "image/gif"}},
+        },
+    }
+}
 PICTURE_OR_PROBLEM = {**PICTURE, **problem_responses(404, 406, 409, 412, 422, 503)}
+STRIP_OR_PROBLEM = {**PICTURE_OR_PROBLEM, **STRIP}
 
 DECODE_BODY: dict[str, Any] = {
     "requestBody": {
@@ -102,6 +121,7 @@ async def edit(parts: PartsOf, request: Request, wanted: EditRequest, format: Fo
     own resolution with the edited face in place (of a generated face, the crop)."""
     move = await parts.move(wanted.attributes)
     record, _ = await parts.record(wanted.latent_id, photo=wanted.output == "photo")
+    move = await _mixed(parts, record, wanted.mix, move)
     tag = tag_of(
         parts.engine.bundle.name, "edit", wanted.latent_id, move.identity, wanted.output, format
     )
@@ -114,7 +134,22 @@ async def edited(parts: Parts, wanted: EditRequest) -> Pixels:
     """The picture that /edit and /live answer with."""
     move = await parts.move(wanted.attributes)
     record, _ = await parts.record(wanted.latent_id, photo=wanted.output == "photo")
-    return await _edited(parts, record, move)
+    return await _edited(parts, record, await _mixed(parts, record, wanted.mix, move))
+
+
+async def _mixed(parts: Parts, record: Record, mix: Mixing | None, move: Move) -> Move:
+    """The move, from a share of the way to another face."""
+    if mix is None:
+        return move
+    other, _ = await parts.record(mix.latent_id)
+    if mix.t == 0:
+        return move
+    between = spherical(record.latent, other.latent, mix.t, _sizes(parts))
+    return move.shifted(between - record.latent)
+
+
+def _sizes(parts: Parts) -> list[int]:
+    return [math.prod(shape) for shape in parts.engine.bundle.flow.config.part_shapes]
 
 
 async def _edited(parts: Parts, record: Record, move: Move) -> Pixels:
@@ -134,23 +169,35 @@ def _in_place(parts: Parts, record: Record, decoded: Pixels) -> Pixels:
     return faces.paste_back(photo, record.box, decoded.astype(np.float32) - before)
 
 
-@router.post("/sweep", response_class=Response, responses=PICTURE_OR_PROBLEM)
-async def sweep(
-    parts: PartsOf, request: Request, wanted: SweepRequest, format: FormatOf
-) -> Response:
-    """One attribute from `start` to `stop` in even steps: the crops side by side in one image."""
+ANIMATION_SIDE = 640  # pixels
+
+
+@router.post("/sweep", response_class=Response, responses=STRIP_OR_PROBLEM)
+async def sweep(parts: PartsOf, request: Request, wanted: SweepRequest) -> Response:
+    """One attribute from `start` to `stop` in even steps: the crops side by side in one image, or
+    an animation. What `attributes` says of others, and `mix`, holds throughout."""
+    format = animation_of(request) if wanted.animated else await format_of(request)
     direction = await parts.direction(wanted.attribute)
     start = direction.min if wanted.start is None else wanted.start
     stop = direction.max if wanted.stop is None else wanted.stop
     strengths = np.linspace(start, stop, wanted.steps).tolist()
-    moves = [await parts.move({wanted.attribute: strength}) for strength in strengths]
-    record, _ = await parts.record(wanted.latent_id)
-    identity = [move.identity for move in moves]
+    record, _ = await parts.record(wanted.latent_id, photo=wanted.animated == "photo")
+    moves = []
+    for strength in strengths:
+        move = await parts.move({**wanted.attributes, wanted.attribute: strength})
+        moves.append(await _mixed(parts, record, wanted.mix, move))
+    identity = [wanted.animated, *(move.identity for move in moves)]
     tag = tag_of(parts.engine.bundle.name, "sweep", wanted.latent_id, identity, format)
     if same := unchanged(request, tag):
         return same
+    if wanted.animated:
+        frames = []
+        for move in moves:  # one after another: a photograph may be large, a frame is not
+            whole = await _edited(parts, record, move)
+            frames.append(await asyncio.to_thread(photos.reduced, whole, ANIMATION_SIDE))
+        return await animation(frames, cast(Animation, format), tag)
     crops = await together(parts.decode(record.latent, move) for move in moves)
-    return await picture(np.concatenate(crops, axis=1), format, tag)
+    return await picture(np.concatenate(crops, axis=1), cast(Format, format), tag)
 
 
 @router.post("/mix", response_class=Response, responses=PICTURE_OR_PROBLEM)
@@ -164,7 +211,6 @@ async def mix(parts: PartsOf, request: Request, wanted: MixRequest, format: Form
     tag = tag_of(parts.engine.bundle.name, "mix", *ids, wanted.shares, format)
     if same := unchanged(request, tag):
         return same
-    sizes = [math.prod(shape) for shape in parts.engine.bundle.flow.config.part_shapes]
-    between = [spherical(a.latent, b.latent, share, sizes) for share in wanted.shares]
+    between = [spherical(a.latent, b.latent, share, _sizes(parts)) for share in wanted.shares]
     crops = await together(map(parts.decode, between))
     return await picture(np.concatenate(crops, axis=1), format, tag)
