@@ -39,6 +39,7 @@ const requests = new Newest((error) => {
 const live = new Live({
   onPicture: arrive,
   onProblem: (said) => {
+    if (said.status === 503) return askFor(moved()); // which comes back when it may
     picture.busy = false;
     explain(new api.Problem(said), { source: face?.source, kept: strengths.all, again: follow });
   },
@@ -304,13 +305,16 @@ function follow() {
   picture.busy = true;
   const move = moved();
   if (live.ask(move)) requests.drop();
-  else {
-    requests.ask(async (signal) => {
-      const moved = await createImageBitmap(await api.render(move, { output: "crop", signal }));
-      if (!signal.aborted) arrive(moved, !requests.waits);
-    });
-  }
+  else askFor(move);
   if (!face.generated) rest = setTimeout(() => requests.ask((signal) => fetchWhole(move, signal), { yields: true }), REST);
+}
+
+// The crop by a request, where the live connection cannot bring it.
+function askFor(move) {
+  requests.ask(async (signal) => {
+    const crop = await createImageBitmap(await api.render(move, { output: "crop", signal }));
+    if (!signal.aborted) arrive(crop, !requests.waits);
+  });
 }
 
 // A crop on the way; of a generated face, the `newest` is all there is to come.
@@ -391,7 +395,6 @@ function start(said) {
   else $("linked").hidden = false;
 }
 
-if (linked) start(linked);
 window.addEventListener("hashchange", () => settle(location.hash));
 
 // ---- a second face
@@ -639,7 +642,6 @@ const make = examples({
   onMade: async ({ label }) => {
     await meetAgain();
     say(`${label} has a slider now.`, true);
-    if (face?.source.file) void open(face.source, strengths.all); // whose reading tells where it lies
   },
 });
 
@@ -747,3 +749,4 @@ takeIn({
   idle: () => !modal(),
   onNothing: (words) => notice.show(words, [["Choose a file", choose]]),
 });
+if (linked) start(linked);

@@ -80,7 +80,8 @@ def page(browser: Browser, server_url: str, options: dict[str, object]) -> Itera
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("request", lambda request: addresses.add(request.url))
     page.goto(server_url)
-    page.wait_for_function("document.querySelector('#sliders').elements.length > 0")
+    # not wait_for_function: its polling evaluates strings, which the page's policy forbids
+    page.locator("#sliders input").first.wait_for(state="attached")
     yield page
     context.close()
     assert not errors

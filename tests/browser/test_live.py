@@ -34,7 +34,7 @@ def test_the_hand_is_followed_over_the_live_connection(
 
     photos: list[Route] = []
     page.route_web_socket(LIVE, listen)
-    page.route("**/edit", photos.append)
+    page.route("**/edit", lambda route: photos.append(route))
     hand.open(photograph)
     before = hand.pixels()
     hand.press_slider(0.9)

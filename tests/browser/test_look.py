@@ -23,7 +23,7 @@ def middle(page: Page) -> tuple[float, float]:
 def test_zoom_and_pan(hand: Hand, page: Page) -> None:
     whole = hand.pixels(BEFORE)
     x, y = middle(page)
-    page.mouse.move(x + 150, y - 100)
+    page.mouse.move(x - 30, y - 150)  # at the face
     page.mouse.wheel(0, -500)
     label = page.get_by_role("button", name="Fit the window")
     expect(label).to_have_text("2.7\N{MULTIPLICATION SIGN}")
@@ -82,7 +82,7 @@ def test_a_filmstrip_of_one_attribute(hand: Hand, page: Page) -> None:
     hand.drag(0.2, "Eyeglasses")
     glasses = hand.value("Eyeglasses")
     open_explorer(hand)
-    page.get_by_label("Across").select_option("Age")
+    page.get_by_label("Across", exact=True).select_option("Age")
     frames = page.get_by_role("group", name="Pictures").get_by_role("button")
     expect(frames.first).to_have_attribute("title", "Age \N{MINUS SIGN}1.50")
     expect(frames).to_have_count(9)
@@ -97,8 +97,8 @@ def test_a_filmstrip_of_one_attribute(hand: Hand, page: Page) -> None:
 
 def test_a_grid_of_two_attributes(hand: Hand, page: Page) -> None:
     open_explorer(hand)
-    page.get_by_label("Across").select_option("Age")
-    page.get_by_label("Down").select_option("Beard")
+    page.get_by_label("Across", exact=True).select_option("Age")
+    page.get_by_label("Down", exact=True).select_option("Beard")
     frames = page.get_by_role("group", name="Pictures").get_by_role("button")
     expect(frames).to_have_count(25)
     frames.nth(3).click()

@@ -79,9 +79,8 @@ def test_the_whole_page_weighs_little(page: Page, server_url: str) -> None:
 def test_the_first_paint_is_soon(page: Page, server_url: str) -> None:
     def first_paint() -> float:
         page.goto(server_url)
-        paint = "performance.getEntriesByName('first-paint')[0]?.startTime"
-        page.wait_for_function(f"{paint} > 0")
-        return float(page.evaluate(paint))
+        page.screenshot()  # there is one by then
+        return float(page.evaluate("performance.getEntriesByName('first-paint')[0].startTime"))
 
     # the best of a few: what else the machine does is none of the page's
     assert min(first_paint() for _ in range(5)) < 200

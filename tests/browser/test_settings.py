@@ -50,7 +50,7 @@ def test_settings_are_copied_to_another_photograph(
     hand.drag(0.9)
     kept = hand.value()
     page.keyboard.press("Control+c")
-    expect(page.get_by_role("status").first).to_contain_text("Copied")
+    expect(page.locator("#status")).to_contain_text("Copied")
     hand.open(photograph)
     assert hand.value() == "0.00"
     page.keyboard.press("Control+v")
@@ -83,11 +83,13 @@ def test_chance_is_one_step(hand: Hand, page: Page) -> None:
     assert np.array_equal(hand.pixels(), hand.pixels(BEFORE))
 
 
-def test_a_mark_tells_where_the_face_lies(hand: Hand, page: Page, photograph: Path) -> None:
+def test_a_mark_tells_where_the_face_lies(
+    hand: Hand, page: Page, photograph: Path, server_url: str
+) -> None:
     with page.expect_response("**/encode") as encoded:
         hand.open(photograph)
     readings = encoded.value.json()["readings"]
-    for attribute in page.request.get("api/v1/attributes").json():
+    for attribute in page.request.get(f"{server_url}/api/v1/attributes").json():
         slider = hand.slider(attribute["label"])
         least, most = (float(slider.get_attribute(end) or "nan") for end in ("min", "max"))
         mark = float(slider.evaluate("s => s.style.getPropertyValue('--today')"))

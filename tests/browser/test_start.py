@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, Request, expect
+from playwright.sync_api import Page, Response, expect
 
 from tests.browser.hand import BEFORE, Hand
 
 
-def align_of(request: Request) -> list[float]:
-    """The box that an upload says."""
-    found = re.search(rb'name="align"\r\n\r\n([^\r]+)', request.post_data_buffer or b"")
-    assert found
-    return [float(number) for number in found[1].split(b",")]
+def placed(response: Response) -> list[float]:
+    """The crop that the service took: x, y, size, angle."""
+    face = response.json()["face"]
+    assert not face["found"], "it was told where"
+    return [*(face["box"][key] for key in ("x", "y", "size")), face["angle"]]
 
 
 def test_a_photograph_from_the_camera(hand: Hand, page: Page, portrait: np.ndarray) -> None:
@@ -89,12 +89,12 @@ def test_one_face_of_several(hand: Hand, page: Page, portrait: np.ndarray, tmp_p
         hand.open(path)
     found = encoded.value.json()
     assert found["others"]
-    with page.expect_request("**/encode") as again:
+    with page.expect_response("**/encode") as again:
         page.get_by_role("button", name="Edit face 2").click()
     hand.until(lambda: page.locator("#busy").is_hidden())
     other = found["others"][0]
     expected = [*(other["box"][key] for key in ("x", "y", "size")), other["angle"]]
-    assert align_of(again.value) == pytest.approx(expected, abs=0.01)
+    assert placed(again.value) == pytest.approx(expected, abs=0.01)
     hand.drag(0.9)
     change = np.abs(hand.pixels().astype(int) - hand.pixels(BEFORE)).max(axis=2)
     columns = np.nonzero(change > 4)[1] / change.shape[1] * 900
@@ -126,10 +126,10 @@ def test_a_crop_placed_by_hand(hand: Hand, page: Page, tmp_path: Path) -> None:
     crop.focus()
     page.keyboard.press("ArrowRight")
     drag("#cropper .turn", 60, 60)  # from above the middle to its right
-    with page.expect_request("**/encode") as sent:
+    with page.expect_response("**/encode") as sent:
         dialog.get_by_role("button", name="Use this crop").click()
     hand.editing()
-    x, y, size, angle = align_of(sent.value)
+    x, y, size, angle = placed(sent.value)
     assert size == pytest.approx(120, abs=3)
     assert (x + size / 2, y + size / 2) == pytest.approx((140 + 0.02 * size, 180), abs=3)
     assert angle == pytest.approx(90, abs=3)
@@ -138,9 +138,9 @@ def test_a_crop_placed_by_hand(hand: Hand, page: Page, tmp_path: Path) -> None:
     page.keyboard.press("ArrowLeft")
     dialog.get_by_label("Size").focus()
     page.keyboard.press("ArrowLeft")
-    with page.expect_request("**/encode") as sent:
+    with page.expect_response("**/encode") as sent:
         dialog.get_by_role("button", name="Use this crop").click()
-    assert align_of(sent.value)[2:] == pytest.approx([size - 1, angle - 1], abs=1)
+    assert placed(sent.value)[2:] == pytest.approx([size - 1, angle - 1], abs=1)
     hand.editing()
     hand.button("Adjust the crop").click()
     page.keyboard.press("Escape")
