@@ -49,6 +49,13 @@ export class Live {
     });
   }
 
+  // Anew, as who asks is settled when it is opened.
+  renew() {
+    this.close();
+    this.#closed = -PAUSE;
+    this.open();
+  }
+
   close() {
     const [socket, lost] = [this.#socket, this.#least <= this.#asked];
     this.#socket = null;

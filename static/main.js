@@ -640,6 +640,7 @@ function take() {
 const explore = explorer({ attributes: () => attributes, move: moved, strengths, explain });
 const make = examples({
   onMade: async ({ label }) => {
+    if (face) live.renew();
     await meetAgain();
     say(`${label} has a slider now.`, true);
   },

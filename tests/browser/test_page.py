@@ -77,13 +77,16 @@ def test_the_whole_page_weighs_little(page: Page, server_url: str) -> None:
 
 
 def test_the_first_paint_is_soon(page: Page, server_url: str) -> None:
-    def first_paint() -> float:
-        page.goto(server_url)
-        page.screenshot()  # there is one by then
+    def first_paint(address: str) -> float:
+        page.goto(f"{server_url}{address}")
+        page.screenshot()  # it is painted by then
         return float(page.evaluate("performance.getEntriesByName('first-paint')[0].startTime"))
 
-    # the best of a few: what else the machine does is none of the page's
-    assert min(first_paint() for _ in range(5)) < 200
+    # beyond what the browser takes for a line of text, the best of a few: what else the machine
+    # does is none of the page's
+    page.goto(server_url)
+    plain = min(first_paint("/healthz") for _ in range(5))
+    assert min(first_paint("/") for _ in range(5)) - plain < 200
 
 
 def test_a_drag_leaves_the_main_thread_free(hand: Hand, page: Page, photograph: Path) -> None:
@@ -114,7 +117,9 @@ def test_a_drag_leaves_the_main_thread_free(hand: Hand, page: Page, photograph: 
     tasks = [
         event["tdur"] / 1000
         for event in events
-        if event["name"].endswith("RunTask") and (event["pid"], event["tid"]) in main
+        if event["name"].endswith("RunTask")
+        and (event["pid"], event["tid"]) in main
+        and "tdur" in event  # the last is cut
     ]
     assert step > 20
     assert len(tasks) > 100

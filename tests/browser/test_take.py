@@ -50,7 +50,7 @@ def test_an_attribute_of_ones_own(
     hand: Hand, page: Page, portrait: np.ndarray, tmp_path: Path
 ) -> None:
     face = Image.fromarray(portrait)
-    piles: dict[float, list[Path]] = {1.35: [], 0.7: []}
+    piles: dict[float, list[Path]] = {1.0: [], 0.6: []}
     for brightness, pile in piles.items():
         for margin in (0, 20, 40):
             path = tmp_path / f"{brightness}-{margin}.png"
@@ -60,11 +60,11 @@ def test_an_attribute_of_ones_own(
     hand.button("Make an attribute of your own").click()
     dialog = page.get_by_role("dialog", name="An attribute of your own")
     dialog.get_by_label("Name").fill("Full sun")
-    dialog.get_by_label("With it", exact=False).first.set_input_files(piles[1.35][:2])
-    dialog.get_by_label("Without it", exact=False).set_input_files(piles[0.7])
+    dialog.get_by_label("With it", exact=False).first.set_input_files(piles[1.0][:2])
+    dialog.get_by_label("Without it", exact=False).set_input_files(piles[0.6])
     dialog.get_by_role("button", name="Make the attribute").click()
     expect(dialog.get_by_role("alert")).to_contain_text("3 photographs or more")
-    dialog.get_by_label("With it", exact=False).first.set_input_files(piles[1.35])
+    dialog.get_by_label("With it", exact=False).first.set_input_files(piles[1.0])
     dialog.get_by_role("button", name="Make the attribute").click()
     expect(dialog).to_be_hidden(timeout=SLOW)
     expect(hand.slider("Full sun")).to_be_visible()
