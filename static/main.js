@@ -208,6 +208,7 @@ function enter(next, kept) {
   Object.assign(places, { photo: beside(face), crop: BESIDE });
   compare.place = places[picture.view];
   sliders.readings = face.readings;
+  if (before?.source.file !== face.source.file) document.querySelector(".panel-scroll").scrollTop = 0;
   describeFace();
   tick();
   strengths.begin(kept);
@@ -669,9 +670,10 @@ document.addEventListener("click", (event) => {
   if (button.closest("[popover]")) $("more").hidePopover();
   acts[button.dataset.do](button);
 });
-$("more").addEventListener("beforetoggle", () => {
+$("more").addEventListener("toggle", () => {
   const { right, bottom } = $("more-button").getBoundingClientRect();
-  Object.assign($("more").style, { top: `${bottom + 4}px`, right: `${innerWidth - right}px` });
+  const left = Math.max(8, right - $("more").offsetWidth);
+  Object.assign($("more").style, { top: `${bottom + 4}px`, left: `${left}px` });
 });
 $("file").addEventListener("cancel", () => { taker = null; });
 $("home").addEventListener("click", close);
