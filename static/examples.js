@@ -34,6 +34,10 @@ export function examples({ onMade }) {
       return;
     }
     const name = form.elements.name.value.trim().replace(/[^A-Za-z0-9]+/g, "_").replace(/^_+/, "");
+    if (!name) {
+      fault.textContent = "The name needs letters from a to z, or digits.";
+      return;
+    }
     turn = new AbortController();
     fault.textContent = "";
     progress.hidden = false;

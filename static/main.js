@@ -124,7 +124,7 @@ async function open(source, kept = null) {
     await (met = met.catch(() => meet()));
     const next = await (source.file ? fromPhotograph : fromSeed)(source, turn.signal);
     if (turn.signal.aborted) return;
-    enter(next, kept ?? sliders.fitted(linked?.strengths ?? {}));
+    enter(next, kept ?? sliders.fitted(linked?.strengths ?? {}), Boolean(kept && face));
     linked = null;
     $("linked").hidden = true;
   } catch (problem) {
@@ -190,7 +190,8 @@ async function crop(latent, signal) {
 
 const moved = () => api.moveOf(face.latent, strengths.all, second?.latent);
 
-function enter(next, kept) {
+// Where the hand `goesOn` with the strengths that are set, they can still be undone.
+function enter(next, kept, goesOn) {
   const before = face;
   requests.drop();
   live.drop();
@@ -211,7 +212,9 @@ function enter(next, kept) {
   if (before?.source.file !== face.source.file) document.querySelector(".panel-scroll").scrollTop = 0;
   describeFace();
   tick();
-  strengths.begin(kept);
+  if (goesOn) strengths.replace(kept);
+  else strengths.begin(kept);
+  keepAddress();
   $("panel-title").focus({ preventScroll: true });
   const more = face.others.length ? ` ${face.others.length + 1} faces were found; press another to edit it.` : "";
   say(face.generated ? "A face was generated." : `The photograph is open.${more}`, Boolean(more));
@@ -352,10 +355,13 @@ for (const kind of ["move", "step"]) {
     doubt();
   });
 }
-strengths.addEventListener("step", () => {
+strengths.addEventListener("step", keepAddress);
+
+// The page's address is the link to what is set.
+function keepAddress() {
   const bare = !face || (!strengths.any && !face.generated);
   history.replaceState(null, "", bare ? location.pathname + location.search : linkOf(strengths.all, face.source));
-});
+}
 
 // A word where an edit will be unreliable.
 function doubt() {
@@ -384,8 +390,9 @@ async function pasteSettings() {
 // Whether the text held settings.
 function settle(text) {
   const said = readLink(text);
-  if (!said) return false;
-  if (face) strengths.replace(sliders.fitted(said.strengths));
+  const strengthsSaid = sliders.fitted(said?.strengths ?? {});
+  if (!said?.source && !Object.keys(strengthsSaid).length) return false;
+  if (face) strengths.replace(strengthsSaid);
   else start(said);
   return true;
 }

@@ -253,10 +253,25 @@ def _fills(page: Page, width: int, height: int) -> bool:
     [{"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}],
     ids=["phone"],
 )
-def test_touch_moves_the_divider(hand: Hand, page: Page, photograph: Path) -> None:
+def test_touch_moves_the_divider_and_zooms(hand: Hand, page: Page, photograph: Path) -> None:
     hand.open(photograph)
     box = page.locator("#picture").bounding_box()
     assert box
     page.touchscreen.tap(box["x"] + 0.75 * box["width"], box["y"] + 0.3 * box["height"])
     divider = page.get_by_role("slider", name="Divider between before and after")
     expect(divider).to_have_attribute("aria-valuenow", re.compile("7[456]"))
+    touch = page.context.new_cdp_session(page)
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+    def fingers(kind: str, *apart: int) -> None:
+        points = [{"x": middle[0] + x, "y": middle[1], "id": i} for i, x in enumerate(apart)]
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    fingers("touchStart", -30)
+    fingers("touchStart", -30, 30)
+    place = divider.get_attribute("aria-valuenow")
+    for spread in (40, 50, 60):
+        fingers("touchMove", -spread, spread)
+    fingers("touchEnd")
+    expect(page.locator("#zoom")).to_have_text("2\N{MULTIPLICATION SIGN}")
+    expect(divider).to_have_attribute("aria-valuenow", str(place))

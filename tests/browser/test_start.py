@@ -142,9 +142,20 @@ def test_a_crop_placed_by_hand(hand: Hand, page: Page, tmp_path: Path) -> None:
         dialog.get_by_role("button", name="Use this crop").click()
     assert placed(sent.value)[2:] == pytest.approx([size - 1, angle - 1], abs=1)
     hand.editing()
+    hand.drag(0.9)
+    strength = hand.value()
     hand.button("Adjust the crop").click()
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
+    hand.button("Adjust the crop").click()
+    with page.expect_response("**/encode"):
+        dialog.get_by_role("button", name="Use this crop").click()
+    hand.editing()
+    hand.rest()
+    assert hand.value() == strength
+    assert not np.array_equal(hand.pixels(), hand.pixels(BEFORE))
+    hand.button("Undo").click()
+    assert hand.value() == "0.00", "what was set before can be undone"
 
 
 def test_the_upload_tells_how_far_it_is(hand: Hand, page: Page, tmp_path: Path) -> None:
