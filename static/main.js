@@ -408,11 +408,13 @@ window.addEventListener("hashchange", () => settle(location.hash));
 // ---- a second face
 
 async function mixWith(source) {
+  opening?.abort();
+  const { signal } = (opening = new AbortController());
   notice.clear();
   busy(source.file ? "Uploading" : "Generating a face");
   try {
-    const found = await (source.file ? api.encode(source.file, "auto", undefined, uploading) : api.sample(source));
-    const plain = await crop(found.latent_id);
+    const found = await (source.file ? api.encode(source.file, "auto", signal, uploading) : api.sample(source, signal));
+    const plain = await crop(found.latent_id, signal);
     unmix();
     second = { latent: found.latent_id };
     const canvas = Object.assign($("second"), { width: plain.width, height: plain.height });
@@ -423,9 +425,17 @@ async function mixWith(source) {
     else follow();
     $("share").focus();
   } catch (problem) {
-    explain(problem, { again: () => mixWith(source) });
+    if (signal.aborted) return;
+    if (problem.kind === "no-face") {
+      notice.show("No face was found in the second picture. Choose one that shows a face from the front.", [
+        ["Choose another", chooseSecond],
+      ]);
+    } else explain(problem, { again: () => mixWith(source) });
   } finally {
-    busy(null);
+    if (!signal.aborted) {
+      opening = null;
+      busy(null);
+    }
   }
 }
 
@@ -437,7 +447,10 @@ function unmix() {
 
 $("share").addEventListener("input", () => strengths.set(api.MIX, $("share").valueAsNumber));
 $("share").addEventListener("change", () => strengths.commit(api.MIX));
-$("share").addEventListener("dblclick", () => strengths.set(api.MIX, 0));
+$("share").addEventListener("dblclick", () => {
+  strengths.set(api.MIX, 0);
+  strengths.commit(api.MIX);
+});
 
 // ---- attributes of one's own
 
