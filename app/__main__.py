@@ -4,11 +4,13 @@ import os
 
 import uvicorn
 
+from app.engine import keep_freed_memory
 from app.main import create_app
 from app.settings import Settings
 from app.telemetry import configure_logs
 
 if __name__ == "__main__":
+    keep_freed_memory()
     configure_logs()
     uvicorn.run(
         create_app(Settings()),

@@ -2,7 +2,7 @@
 
 import io
 import struct
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ def read(data: bytes, max_pixels: int) -> Pixels:
         raise Problem(
             415,
             "not-a-photograph",
-            f"The file is no picture, or too damaged to be read as one; {IN_WORDS}.",
+            f"The file is not a readable picture, or too damaged to be one; {IN_WORDS}.",
         ) from error
     with image:
         width, height = image.size
@@ -97,11 +97,12 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     if image.mode in ("LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
     if image.mode == "RGBA":
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image).convert("RGB")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image.getchannel("A"))
+        image = white
     if profile and image.mode in ("RGB", "CMYK", "L"):
         image = _through_profile(image, profile)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def _through_profile(image: Image.Image, data: bytes) -> Image.Image:
@@ -118,7 +119,7 @@ def _through_profile(image: Image.Image, data: bytes) -> Image.Image:
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    values = np.asarray(image, dtype=np.float64)
+    values: NDArray[Any] = np.asarray(image, dtype=np.float32)
     if image.mode == "F":
         values = values * 255
     elif values.max(initial=0) > 255:

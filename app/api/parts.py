@@ -99,22 +99,28 @@ class Parts:
 
         Raises Problem 422 for an attribute that is unknown, or a strength outside its range.
         """
-        built_in = {direction.name for direction in self.engine.bundle.directions}
         move = Move({}, None)
         for name, strength in strengths.items():
-            direction = await self.direction(name)
-            if not direction.min <= strength <= direction.max:
-                raise Problem(
-                    422,
-                    "strength-out-of-range",
-                    f"The strength of {name} is {strength}; it must lie from {direction.min} to "
-                    f"{direction.max}.",
-                )
-            if name in built_in:
-                move.strengths[name] = strength
-            elif strength:
-                move = move.shifted(strength * direction.vector.double().numpy())
+            move = self.step(await self.direction(name), strength, move)
         return move
+
+    def step(self, direction: Direction, strength: float, before: "Move") -> "Move":
+        """A move, and one along a direction after it.
+
+        Raises Problem 422 for a strength outside the direction's range.
+        """
+        if not direction.min <= strength <= direction.max:
+            raise Problem(
+                422,
+                "strength-out-of-range",
+                f"The strength of {direction.name} is {strength}; it must lie from "
+                f"{direction.min} to {direction.max}.",
+            )
+        if any(direction is known for known in self.engine.bundle.directions):
+            return replace(before, strengths={**before.strengths, direction.name: strength})
+        if not strength:
+            return before
+        return before.shifted(strength * direction.vector.double().numpy())
 
     async def decode(self, latent: Latent, move: "Move | None" = None) -> Pixels:
         """The crop of a latent, moved."""

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import io
-import math
 from typing import Any, cast
 
 import numpy as np
@@ -30,7 +29,6 @@ from app.latents import Record
 from app.photos import Animation, Format, Pixels
 from app.schemas import DecodeRequest, EditRequest, Mixing, MixRequest, SweepRequest
 from app.together import together
-from model.interpolate import spherical
 
 router = APIRouter(tags=["pictures"])
 
@@ -142,14 +140,7 @@ async def _mixed(parts: Parts, record: Record, mix: Mixing | None, move: Move) -
     if mix is None:
         return move
     other, _ = await parts.record(mix.latent_id)
-    if mix.t == 0:
-        return move
-    between = spherical(record.latent, other.latent, mix.t, _sizes(parts))
-    return move.shifted(between - record.latent)
-
-
-def _sizes(parts: Parts) -> list[int]:
-    return [math.prod(shape) for shape in parts.engine.bundle.flow.config.part_shapes]
+    return move.shifted(mix.t * (other.latent - record.latent)) if mix.t else move
 
 
 async def _edited(parts: Parts, record: Record, move: Move) -> Pixels:
@@ -182,10 +173,9 @@ async def sweep(parts: PartsOf, request: Request, wanted: SweepRequest) -> Respo
     stop = direction.max if wanted.stop is None else wanted.stop
     strengths = np.linspace(start, stop, wanted.steps).tolist()
     record, _ = await parts.record(wanted.latent_id, photo=wanted.animated == "photo")
-    moves = []
-    for strength in strengths:
-        move = await parts.move({**wanted.attributes, wanted.attribute: strength})
-        moves.append(await _mixed(parts, record, wanted.mix, move))
+    others = {name: at for name, at in wanted.attributes.items() if name != wanted.attribute}
+    held = await _mixed(parts, record, wanted.mix, await parts.move(others))
+    moves = [parts.step(direction, strength, held) for strength in strengths]
     identity = [wanted.animated, *(move.identity for move in moves)]
     tag = tag_of(parts.engine.bundle.name, "sweep", wanted.latent_id, identity, format)
     if same := unchanged(request, tag):
@@ -203,14 +193,16 @@ async def sweep(parts: PartsOf, request: Request, wanted: SweepRequest) -> Respo
 @router.post("/mix", response_class=Response, responses=PICTURE_OR_PROBLEM)
 async def mix(parts: PartsOf, request: Request, wanted: MixRequest, format: FormatOf) -> Response:
     """Between two faces: the crop at share `t` of the way from the first to the second, or in
-    `steps` even steps all the way, side by side in one image. Each part of the latent keeps its
-    length and turns, since between two Gaussian latents a straight line leaves where faces are."""
+    `steps` even steps all the way, side by side in one image."""
     a, _ = await parts.record(wanted.latent_a)
     b, _ = await parts.record(wanted.latent_b)
     ids = wanted.latent_a, wanted.latent_b
     tag = tag_of(parts.engine.bundle.name, "mix", *ids, wanted.shares, format)
     if same := unchanged(request, tag):
         return same
-    between = [spherical(a.latent, b.latent, share, _sizes(parts)) for share in wanted.shares]
+    # Along a straight line: keeping the latent's length instead, along a sphere, would be right for
+    # a Gaussian, but measured on photographs it adds contrast and bursts, and no detail that the
+    # line lacks.
+    between = [(1 - share) * a.latent + share * b.latent for share in wanted.shares]
     crops = await together(map(parts.decode, between))
     return await picture(np.concatenate(crops, axis=1), format, tag)

@@ -47,7 +47,7 @@ def test_no_picture_at_all(hand: Hand, page: Page, tmp_path: Path, photograph: P
     text.write_text("Dear editor,")
     hand.choose(text)
     alert = page.get_by_role("alert")
-    expect(alert).to_contain_text("The file is no picture")
+    expect(alert).to_contain_text("not a readable picture")
     with page.expect_file_chooser() as dialog:
         hand.button("Choose another").click()
     dialog.value.set_files(photograph)
