@@ -10,6 +10,7 @@ import torch
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from starlette.formparsers import MultiPartParser
+from starlette.middleware.gzip import GZipMiddleware
 
 from app import docs, errors, limits
 from app.api import attributes, health, latents, live, model, pictures
@@ -90,5 +91,5 @@ def create_app(settings: Settings) -> FastAPI:
     docs.install(app)
 
     # not a mount: one at the root would answer for an address with another method, 404 for 405
-    app.router.default = StaticFiles(directory=STATIC, html=True)
+    app.router.default = GZipMiddleware(StaticFiles(directory=STATIC, html=True))
     return app

@@ -12,6 +12,7 @@ from app.errors import Problem
 
 Pixels = NDArray[np.uint8]  # (height, width, 3), RGB
 Format = Literal["png", "webp", "jpeg"]
+Animation = Literal["gif", "webp"]
 
 Image.init()  # registers every format, which opening by name needs
 Image.MAX_IMAGE_PIXELS = None  # `read` has a bound of its own, and words for what is past it
@@ -137,4 +138,24 @@ def write(pixels: Pixels, format: Format) -> bytes:
             image.save(out, "WEBP", quality=92, method=2)
         case "jpeg":
             image.save(out, "JPEG", quality=95, subsampling=0)
+    return out.getvalue()
+
+
+FRAME_MS = 90
+
+
+def reduced(pixels: Pixels, side: int) -> Pixels:
+    """The picture with no side longer than `side` pixels."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((side, side))
+    return np.asarray(image)
+
+
+def animate(frames: list[Pixels], format: Animation) -> bytes:
+    """The frames from first to last and back, for ever."""
+    out = io.BytesIO()
+    first, *rest = (Image.fromarray(pixels) for pixels in (*frames, *frames[-2:0:-1]))
+    first.save(
+        out, format, save_all=True, append_images=rest, duration=FRAME_MS, loop=0, quality=85
+    )
     return out.getvalue()

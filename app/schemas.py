@@ -208,15 +208,27 @@ class DecodeRequest(Request):
     latent_id: LatentId
 
 
-class EditRequest(Request):
-    model_config = _example(
-        {"latent_id": LATENT, "attributes": {"smiling": 0.5, "older": -0.25}, "output": "photo"},
+class Mixing(Request):
+    latent_id: LatentId
+    t: float = Field(
+        ge=0, le=1, allow_inf_nan=False, description="How far to go to it, as /mix goes."
     )
 
+
+class MoveRequest(Request):
     latent_id: LatentId
     attributes: dict[str, Strength] = Field(
         default_factory=dict, description="Strength by attribute, each within its min and max."
     )
+    mix: Mixing | None = Field(None, description="Another face, mixed in before the strengths.")
+
+
+class EditRequest(MoveRequest):
+    model_config = _example(
+        {"latent_id": LATENT, "attributes": {"smiling": 0.5, "older": -0.25}, "output": "photo"},
+        {"latent_id": LATENT, "mix": {"latent_id": ANOTHER, "t": 0.3}},
+    )
+
     output: Literal["crop", "photo"] = "crop"
 
 
@@ -230,16 +242,21 @@ class SampleRequest(Request):
     seed: int = Field(0, ge=0, lt=2**63)
 
 
-class SweepRequest(Request):
+class SweepRequest(MoveRequest):
     model_config = _example(
         {"latent_id": LATENT, "attribute": "smiling", "start": -1, "stop": 0.75, "steps": 7},
+        {"latent_id": LATENT, "attribute": "older", "steps": 12, "animated": "photo"},
     )
 
-    latent_id: LatentId
     attribute: str = Field(description="A name, as /attributes lists them.")
     start: Strength | None = Field(None, description="First strength; unset, the least.")
     stop: Strength | None = Field(None, description="Last strength; unset, the greatest.")
     steps: int = Field(7, ge=2, le=MOST_STEPS)
+    animated: Literal["crop", "photo"] | None = Field(
+        None,
+        description="Instead of a strip, an animation that goes there and back: of the crop, or of "
+        "the whole photograph at a side of 640 pixels at most. Accept says GIF or WebP.",
+    )
 
 
 class MixRequest(Request):

@@ -15,7 +15,8 @@ export class Compare {
     // A press anywhere on the picture takes the divider there: on a phone its line alone is a
     // small thing to hit.
     holder.addEventListener("pointerdown", (event) => {
-      if (event.button !== 0) return;
+      if (event.button !== 0 || !event.isPrimary || event.target.closest("button")) return;
+      if (holder.classList.contains("near") && !event.target.closest(".divider")) return;
       holder.setPointerCapture(event.pointerId);
       event.preventDefault();
       divider.focus({ preventScroll: true, focusVisible: false });
@@ -23,7 +24,7 @@ export class Compare {
       this.#follow(event);
     });
     holder.addEventListener("pointermove", (event) => {
-      if (holder.hasPointerCapture(event.pointerId)) this.#follow(event);
+      if (holder.matches(".dragging:not(.pinched)")) this.#follow(event);
     });
     holder.addEventListener("lostpointercapture", () => holder.classList.remove("dragging"));
     divider.addEventListener("keydown", (event) => {

@@ -1,6 +1,7 @@
 // Every way that a photograph gets in: chosen, dropped, pasted.
 
-export function takeIn({ input, veil, onFile, onNothing }) {
+// `idle` says whether the page as a whole takes what comes; `onText`, whether a text was of use.
+export function takeIn({ input, veil, onFile, onText, idle, onNothing }) {
   input.addEventListener("change", () => {
     const [file] = input.files;
     input.value = ""; // choosing the same file again should count
@@ -12,7 +13,7 @@ export function takeIn({ input, veil, onFile, onNothing }) {
   let depth = 0;
   const hover = (change) => {
     depth = change ? Math.max(0, depth + change) : 0;
-    veil.classList.toggle("shown", depth > 0);
+    veil.classList.toggle("shown", depth > 0 && idle());
   };
   window.addEventListener("dragenter", (event) => { event.preventDefault(); hover(1); });
   window.addEventListener("dragleave", () => hover(-1));
@@ -20,11 +21,12 @@ export function takeIn({ input, veil, onFile, onNothing }) {
   window.addEventListener("drop", (event) => {
     event.preventDefault();
     hover(0);
-    give(event.dataTransfer, "Nothing to open came with that. Drop an image file.");
+    if (idle()) give(event.dataTransfer, "Nothing to open came with that. Drop an image file.");
   });
-  window.addEventListener("paste", (event) =>
-    give(event.clipboardData, "There is no picture on the clipboard. Copy one, then paste again."),
-  );
+  window.addEventListener("paste", (event) => {
+    if (!idle() || onText(event.clipboardData.getData("text"))) return;
+    give(event.clipboardData, "There is no picture on the clipboard. Copy one, then paste again.");
+  });
 
   function give(transfer, otherwise) {
     const files = [...(transfer?.files ?? [])];

@@ -1,14 +1,21 @@
 // Wires the parts: what a hand does, what the service answers, what is shown.
 
 import * as api from "./api.js";
+import { photographed } from "./camera.js";
 import { Compare, holdToSee } from "./compare.js";
-import { $, element } from "./dom.js";
+import { cropped } from "./cropper.js";
+import { $, copy, element, save } from "./dom.js";
+import { examples } from "./examples.js";
+import { explorer } from "./explore.js";
 import { takeIn } from "./intake.js";
+import { linkOf, readLink } from "./link.js";
+import { Live } from "./live.js";
 import { Newest } from "./newest.js";
 import { Notice } from "./notice.js";
 import { bitmap, enlarged, Picture } from "./picture.js";
-import { Sliders } from "./sliders.js";
+import { fill, Sliders } from "./sliders.js";
 import { Strengths } from "./state.js";
+import { zoomable } from "./zoom.js";
 
 const REST = 250; // ms without a move after which the whole photograph is fetched
 const EXACT = 1_500_000; // px; a larger photograph is shown from JPEG, as PNG would take seconds
@@ -17,22 +24,33 @@ const RAW = 8; // bits of a pixel's colour value, which a model that knows nothi
 
 const strengths = new Strengths();
 const notice = new Notice($("alert"));
-const sliders = new Sliders($("sliders"), strengths);
+const sliders = new Sliders($("sliders"), strengths, unmake);
 const picture = new Picture({
   stage: $("stage"),
   holder: $("picture"),
   before: $("before"),
   after: $("after"),
-  frame: $("frame"),
 });
 const compare = new Compare({ holder: $("picture"), divider: $("divider"), after: $("after") });
 const requests = new Newest((error) => {
   picture.busy = false;
   explain(error, { source: face?.source, kept: strengths.all, again: follow });
 });
+const live = new Live({
+  onPicture: arrive,
+  onProblem: (said) => {
+    if (said.status === 503) return askFor(moved()); // which comes back when it may
+    picture.busy = false;
+    explain(new api.Problem(said), { source: face?.source, kept: strengths.all, again: follow });
+  },
+  onLost: () => follow(),
+});
 
 let model = null;
+let attributes = [];
 let face = null; // what is being edited
+let second = null; // { latent } of the face that is mixed in
+let linked = readLink(location.hash); // settings that wait for a face
 let opening = null; // AbortController of what is on its way
 let rest = 0;
 const places = { photo: 50, crop: 50 }; // the divider's, in each view
@@ -41,8 +59,7 @@ const places = { photo: 50, crop: 50 }; // the divider's, in each view
 
 async function meet() {
   try {
-    const [about, attributes] = await Promise.all([api.getModel(), api.getAttributes()]);
-    model = about;
+    [model, attributes] = await Promise.all([api.getModel(), api.getAttributes()]);
     sliders.build(attributes);
     describeModel();
   } catch (problem) {
@@ -55,7 +72,7 @@ let met;
 
 function meetAgain() {
   met = meet();
-  met.catch(() => {}); // told above; whoever needs what it brings tries anew
+  return met.catch(() => {}); // told above; whoever needs what it brings tries anew
 }
 
 meetAgain();
@@ -97,17 +114,19 @@ function span(seconds) {
 
 // ---- opening a face
 
-// `source` is { file, align } or { seed }; `kept` are strengths to go on with.
+// `source` is { file, align } or { seed, temperature }; `kept` are strengths to go on with.
 async function open(source, kept = null) {
   opening?.abort();
   const turn = (opening = new AbortController());
   notice.clear();
-  busy(source.file ? "Finding the face" : "Generating a face");
+  busy(source.file ? "Uploading" : "Generating a face");
   try {
     await (met = met.catch(() => meet()));
     const next = await (source.file ? fromPhotograph : fromSeed)(source, turn.signal);
     if (turn.signal.aborted) return;
-    enter(next, kept);
+    enter(next, kept ?? sliders.fitted(linked?.strengths ?? {}), Boolean(kept && face));
+    linked = null;
+    $("linked").hidden = true;
   } catch (problem) {
     if (!turn.signal.aborted) explain(problem, { source, kept, opening: true, again: () => open(source, kept) });
   } finally {
@@ -121,19 +140,20 @@ async function open(source, kept = null) {
 async function fromPhotograph(source, signal) {
   const { file, align } = source;
   const local = bitmap(file).catch(() => null);
-  const encoded = await api.encode(file, align, signal);
+  const encoded = await api.encode(file, align, signal, uploading);
   const latent = encoded.latent_id;
   if (signal.aborted) void api.forget(latent).catch(() => {});
   const [plain, own] = await Promise.all([crop(latent, signal), local]);
   // A format that the service can read and this browser cannot comes back from the service.
-  const shown = own ?? (await bitmap(await api.render({ latent, attributes: {}, output: "photo", signal })));
+  const shown = own ?? (await bitmap(await api.render(api.moveOf(latent, {}), { output: "photo", signal })));
   return {
     source,
     latent,
     plain,
     ...shown,
     box: encoded.face.box,
-    angle: encoded.face.angle ?? 0,
+    angle: encoded.face.angle,
+    others: encoded.others,
     readings: encoded.readings,
     bits: encoded.bits_per_dim,
     ends: Date.now() + encoded.expires_in * 1000,
@@ -143,7 +163,7 @@ async function fromPhotograph(source, signal) {
 }
 
 async function fromSeed(source, signal) {
-  const sampled = await api.sample(source.seed, signal);
+  const sampled = await api.sample(source, signal);
   const latent = sampled.latent_id;
   const plain = await crop(latent, signal);
   return {
@@ -155,6 +175,7 @@ async function fromSeed(source, signal) {
     height: plain.height,
     box: { x: 0, y: 0, size: plain.width },
     angle: 0,
+    others: [],
     readings: sampled.readings,
     bits: null,
     ends: Date.now() + sampled.expires_in * 1000,
@@ -163,29 +184,64 @@ async function fromSeed(source, signal) {
   };
 }
 
-async function crop(latent, signal, attributes = {}) {
-  return createImageBitmap(await api.render({ latent, attributes, output: "crop", signal }));
+async function crop(latent, signal) {
+  return createImageBitmap(await api.render(api.moveOf(latent, {}), { output: "crop", signal }));
 }
 
-function enter(next, kept) {
+const moved = () => api.moveOf(face.latent, strengths.all, second?.latent);
+
+// Where the hand `goesOn` with the strengths that are set, they can still be undone.
+function enter(next, kept, goesOn) {
   const before = face;
   requests.drop();
+  live.drop();
+  live.open();
   clearTimeout(rest);
   face = next;
   if (before) void api.forget(before.latent).catch(() => {});
   screen("edit");
   $("edit").classList.toggle("generated", face.generated);
   picture.show(face);
+  outline();
+  showMap(false);
+  drawn();
   see(face.generated ? "crop" : "photo");
   Object.assign(places, { photo: beside(face), crop: BESIDE });
   compare.place = places[picture.view];
   sliders.readings = face.readings;
+  if (before?.source.file !== face.source.file) document.querySelector(".panel-scroll").scrollTop = 0;
   describeFace();
   tick();
-  strengths.begin(kept ?? {});
+  if (goesOn) strengths.replace(kept);
+  else strengths.begin(kept);
+  keepAddress();
   $("panel-title").focus({ preventScroll: true });
-  say(face.generated ? "A face was generated." : "The photograph is open.");
+  const more = face.others.length ? ` ${face.others.length + 1} faces were found; press another to edit it.` : "";
+  say(face.generated ? "A face was generated." : `The photograph is open.${more}`, Boolean(more));
   if (!face.generated) reveal();
+}
+
+// The crop's outline on the photograph, and of each other face that was found, one to press.
+function outline() {
+  const press = ({ box, angle }, index) => {
+    const button = element("button", { type: "button", className: "other", ariaLabel: `Edit face ${index + 2}`, title: "Edit this face" });
+    button.addEventListener("click", () => open({ ...face.source, align: alignOf({ box, angle }) }));
+    return { element: button, box, angle };
+  };
+  const others = face.others.map(press);
+  $("others").replaceChildren(...others.map((other) => other.element));
+  picture.outline([{ element: $("frame"), box: face.box, angle: face.angle }, ...others]);
+}
+
+const alignOf = ({ box: { x, y, size }, angle }) => [x, y, size, angle].map((n) => n.toFixed(2)).join(",");
+
+function drawn() {
+  const { temperature } = face.source;
+  $("drawn").hidden = !face.generated;
+  if (!face.generated) return;
+  $("temperature").value = temperature;
+  fill($("temperature"), temperature);
+  $("temperature-value").textContent = temperature.toFixed(2);
 }
 
 // To the left of the face, so that an edit is seen whole at once.
@@ -193,9 +249,12 @@ function beside({ box, width }) {
   return Math.min(50, Math.max(BESIDE, (100 * (box.x - box.size * 0.06)) / width));
 }
 
+let veiling = 0;
+
 function reveal() {
-  $("frame").classList.remove("reveal");
-  requestAnimationFrame(() => $("frame").classList.add("reveal"));
+  clearTimeout(veiling);
+  $("frame").classList.add("reveal");
+  veiling = setTimeout(() => $("frame").classList.remove("reveal"), 2500);
 }
 
 function describeFace() {
@@ -218,7 +277,10 @@ function describeFace() {
 
 function leave() {
   face = null;
+  unmix();
   requests.drop();
+  live.drop();
+  live.close();
   clearTimeout(rest);
   strengths.begin({});
   picture.clear();
@@ -237,34 +299,46 @@ function screen(name) {
 
 function follow() {
   if (!face) return;
-  const { latent, generated } = face;
-  const attributes = strengths.all;
   clearTimeout(rest);
   if (!strengths.any) {
     requests.drop();
+    live.drop();
     picture.original();
     return;
   }
   picture.busy = true;
-  requests.ask(async (signal) => {
-    const moved = await crop(latent, signal, attributes);
-    if (signal.aborted) return;
-    notice.clear();
-    if (!generated) picture.follow(moved);
-    else {
-      picture.settle(enlarged(moved));
-      picture.busy = requests.waits;
-    }
-  });
-  if (!generated) rest = setTimeout(() => requests.ask((signal) => fetchWhole(attributes, signal), { yields: true }), REST);
+  const move = moved();
+  if (live.ask(move)) requests.drop();
+  else askFor(move);
+  if (!face.generated) rest = setTimeout(() => requests.ask((signal) => fetchWhole(move, signal), { yields: true }), REST);
 }
 
-async function fetchWhole(attributes, signal) {
-  const { latent, width, height } = face;
+// The crop by a request, where the live connection cannot bring it.
+function askFor(move) {
+  requests.ask(async (signal) => {
+    const crop = await createImageBitmap(await api.render(move, { output: "crop", signal }));
+    if (!signal.aborted) arrive(crop, !requests.waits);
+  });
+}
+
+// A crop on the way; of a generated face, the `newest` is all there is to come.
+function arrive(crop, newest) {
+  notice.clear();
+  if (!face.generated) picture.follow(crop);
+  else {
+    picture.settle(enlarged(crop));
+    picture.busy = !newest;
+  }
+}
+
+async function fetchWhole(move, signal) {
+  const { width, height } = face;
   const accept = width * height > EXACT ? "image/jpeg" : "image/png";
-  const blob = await api.render({ latent, attributes, output: "photo", accept, signal });
+  const blob = await api.render(move, { output: "photo", accept, signal });
   const { image } = await bitmap(blob);
   if (signal.aborted) return;
+  live.drop();
+  notice.clear();
   picture.settle(image);
   picture.busy = requests.waits;
 }
@@ -275,7 +349,121 @@ for (const kind of ["move", "step"]) {
     $("undo").disabled = !strengths.canUndo;
     $("redo").disabled = !strengths.canRedo;
     $("reset").disabled = !strengths.any;
+    $("share").value = strengths.of(api.MIX);
+    fill($("share"), strengths.of(api.MIX));
+    $("share-value").textContent = `${Math.round(100 * strengths.of(api.MIX))}%`;
+    doubt();
   });
+}
+strengths.addEventListener("step", keepAddress);
+
+// The page's address is the link to what is set.
+function keepAddress() {
+  const bare = !face || (!strengths.any && !face.generated);
+  history.replaceState(null, "", bare ? location.pathname + location.search : linkOf(strengths.all, face.source));
+}
+
+// A word where an edit will be unreliable.
+function doubt() {
+  const far = face ? sliders.doubtful : [];
+  $("doubt").hidden = !far.length;
+  if (far.length) $("doubt").textContent = `Unreliable: ${far.join(", ")} beyond the faces this model knows. Move it nearer to 0.`;
+}
+
+// ---- settings from elsewhere
+
+let copied = "";
+
+async function copySettings() {
+  copied = linkOf(strengths.all, face.source);
+  await copy(copied);
+  say("Copied: a link that restores these strengths.", true);
+}
+
+async function pasteSettings() {
+  const text = await navigator.clipboard?.readText().catch(() => "");
+  if (!settle(text || "") && !settle(copied)) {
+    notice.show("There are no settings on the clipboard. Copy some first, or press Ctrl+V.");
+  }
+}
+
+// Whether the text held settings.
+function settle(text) {
+  const said = readLink(text);
+  const strengthsSaid = sliders.fitted(said?.strengths ?? {});
+  if (!said?.source && !Object.keys(strengthsSaid).length) return false;
+  if (face) strengths.replace(strengthsSaid);
+  else start(said);
+  return true;
+}
+
+function start(said) {
+  linked = said;
+  if (said.source) void open(said.source);
+  else $("linked").hidden = false;
+}
+
+window.addEventListener("hashchange", () => settle(location.hash));
+
+// ---- a second face
+
+async function mixWith(source) {
+  opening?.abort();
+  const { signal } = (opening = new AbortController());
+  notice.clear();
+  busy(source.file ? "Uploading" : "Generating a face");
+  try {
+    const found = await (source.file ? api.encode(source.file, "auto", signal, uploading) : api.sample(source, signal));
+    const plain = await crop(found.latent_id, signal);
+    unmix();
+    second = { latent: found.latent_id };
+    const canvas = Object.assign($("second"), { width: plain.width, height: plain.height });
+    canvas.getContext("2d").drawImage(plain, 0, 0);
+    $("mixing").hidden = false;
+    $("mix").open = true;
+    if (!strengths.of(api.MIX)) strengths.replace({ ...strengths.all, [api.MIX]: 0.5 });
+    else follow();
+    $("share").focus();
+  } catch (problem) {
+    if (signal.aborted) return;
+    if (problem.kind === "no-face") {
+      notice.show("No face was found in the second picture. Choose one that shows a face from the front.", [
+        ["Choose another", chooseSecond],
+      ]);
+    } else explain(problem, { again: () => mixWith(source) });
+  } finally {
+    if (!signal.aborted) {
+      opening = null;
+      busy(null);
+    }
+  }
+}
+
+function unmix() {
+  if (second) void api.forget(second.latent).catch(() => {});
+  second = null;
+  $("mixing").hidden = true;
+}
+
+$("share").addEventListener("input", () => strengths.set(api.MIX, $("share").valueAsNumber));
+$("share").addEventListener("change", () => strengths.commit(api.MIX));
+$("share").addEventListener("dblclick", () => {
+  strengths.set(api.MIX, 0);
+  strengths.commit(api.MIX);
+});
+
+// ---- attributes of one's own
+
+async function unmake(name, label) {
+  try {
+    await api.dropAttribute(name);
+  } catch (problem) {
+    if (!problem.gone) return explain(problem, { again: () => unmake(name, label) });
+  }
+  const { [name]: _, ...others } = strengths.all;
+  strengths.begin(others); // what used it cannot be undone to
+  await meetAgain();
+  say(`${label} was deleted.`, true);
 }
 
 // ---- telling
@@ -287,10 +475,12 @@ function explain(problem, { source, kept = null, again, opening = false }) {
     notice.show("Something went wrong on this page. Reload it, then try again.", [["Reload", () => location.reload()]]);
   } else if (problem.kind === "no-face") {
     notice.show("No face was found in this picture. Try one that shows a face from the front, or:", [
+      ["Place the crop by hand", () => place({ ...source })],
       ["Use the middle of the picture as the face", () => open({ ...source, align: "none" })],
       ["Choose another", choose],
     ]);
   } else if (problem.gone && source) {
+    unmix(); // it may be the second face that is forgotten
     notice.show("The service has forgotten this face: its time is over, or it was deleted.", [
       [source.file ? "Open it again" : "Generate it again", () => open(source, kept)],
       ["Start over", leave],
@@ -305,7 +495,16 @@ function explain(problem, { source, kept = null, again, opening = false }) {
 function busy(words) {
   $("busy").hidden = !words;
   $("busy-text").textContent = words ?? "";
+  $("sent").hidden = true;
   if (words) say(words);
+}
+
+function uploading(share) {
+  if (share < 1) {
+    $("sent").hidden = false;
+    $("sent").value = share;
+    $("busy-text").textContent = `Uploading ${Math.round(100 * share)}%`;
+  } else busy("Finding the face");
 }
 
 let hush = 0;
@@ -331,16 +530,65 @@ setInterval(tick, 1000);
 
 // ---- hands
 
+let taker = null; // who gets the file that is chosen
+
 function choose() {
+  taker = null;
   $("file").click();
+}
+
+function chooseSecond() {
+  taker = (file) => mixWith({ file });
+  $("file").click();
+}
+
+const any = () => ({
+  seed: crypto.getRandomValues(new Uint32Array(1))[0],
+  temperature: $("temperature").valueAsNumber,
+});
+
+async function place(source) {
+  try {
+    const shown = face?.source.file === source.file ? face : await bitmap(source.file);
+    const crop = await cropped(shown);
+    if (crop) await open({ ...source, align: alignOf(crop) }, face && strengths.all);
+  } catch {
+    notice.show("This browser cannot show the picture, so the crop cannot be placed by hand here.", [
+      ["Use the middle of the picture as the face", () => open({ ...source, align: "none" })],
+    ]);
+  }
+}
+
+async function shoot() {
+  try {
+    const file = await photographed();
+    if (file) await open({ file, align: "auto" });
+  } catch (error) {
+    const refused = error.name === "NotAllowedError";
+    notice.show(refused
+      ? "The camera may not be used. Allow it for this page in the browser, then try again."
+      : "No camera can be used here. Connect one, or choose a photograph instead.",
+    [["Try again", shoot], ["Choose a photograph", choose]]);
+  }
 }
 
 function see(view) {
   places[picture.view] = compare.place;
   picture.view = view;
+  showZoom();
   compare.place = places[view];
   for (const button of $("views").children) button.setAttribute("aria-pressed", button.dataset.view === view);
   $("picture").classList.toggle("cropped", view === "crop");
+}
+
+function showZoom() {
+  $("zoom").textContent = `${Math.round(10 * picture.zoom) / 10}×`;
+}
+
+function showMap(map) {
+  picture.map = map;
+  $("map").setAttribute("aria-pressed", map);
+  document.querySelector(".tag-after").textContent = map ? "What changed, 8×" : "After";
 }
 
 async function remove() {
@@ -361,23 +609,19 @@ async function remove() {
 async function download(event) {
   event.preventDefault();
   const form = new FormData(event.target);
-  const { latent, name, source, generated } = face;
+  const { name, source, generated } = face;
   const button = event.submitter ?? event.target.querySelector("button");
   button.setAttribute("aria-busy", "true");
   try {
-    const blob = await api.render({
-      latent,
-      attributes: strengths.all,
-      output: generated ? "crop" : form.get("output"),
-      accept: form.get("format"),
-    });
-    const part = form.get("output") === "crop" || generated ? "-crop" : "";
-    const link = element("a", {
-      href: URL.createObjectURL(blob),
-      download: `${name}${part}-edited.${blob.type.split("/")[1].replace("jpeg", "jpg")}`,
-    });
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10_000); // some browsers read it later
+    if (event.target === $("motion")) {
+      const attribute = form.get("attribute");
+      const request = { ...moved(), attribute, steps: 12, animated: generated ? "crop" : "photo" };
+      save(await api.sweep(request, form.get("format")), `${name}-${attribute}`);
+    } else {
+      const output = generated ? "crop" : form.get("output");
+      const blob = await api.render(moved(), { output, accept: form.get("format") });
+      save(blob, `${name}${output === "crop" ? "-crop" : ""}-edited`);
+    }
     say("Downloaded.", true);
   } catch (problem) {
     explain(problem, { source, kept: strengths.all, again: () => event.target.requestSubmit() });
@@ -398,19 +642,73 @@ function close() {
   ]);
 }
 
+function take() {
+  const form = new FormData($("save"));
+  const output = face.generated ? "crop" : form.get("output");
+  const kind = form.get("format").split("/")[1].replace("jpeg", "jpg");
+  $("curl").textContent = [
+    `curl -X POST ${new URL("api/v1/edit", document.baseURI)}`,
+    "-H 'content-type: application/json'",
+    `-H 'accept: ${form.get("format")}'`,
+    `-d '${JSON.stringify({ ...moved(), output })}'`,
+    `-o edited.${kind}`,
+  ].join(" \\\n  ");
+  const options = attributes.map(({ name, label }) => element("option", { value: name, textContent: label }));
+  $("motion").attribute.replaceChildren(...options);
+  $("take").showModal();
+}
+
+const explore = explorer({ attributes: () => attributes, move: moved, strengths, explain });
+const make = examples({
+  onMade: async ({ label }) => {
+    if (face) live.renew();
+    await meetAgain();
+    say(`${label} has a slider now.`, true);
+  },
+});
+
 const acts = {
   choose,
-  generate: () => open({ seed: crypto.getRandomValues(new Uint32Array(1))[0] }),
+  generate: () => open(any()),
+  camera: shoot,
+  adjust: () => place(face.source),
+  copy: copySettings,
+  paste: pasteSettings,
+  explore,
+  "choose-second": chooseSecond,
+  "generate-second": () => mixWith(any()),
+  make,
+  take,
+  "copy-curl": () => copy($("curl").textContent).then(() => say("Copied.", true)),
   about: () => $("about").showModal(),
-  "close-about": () => $("about").close(),
+  close: (button) => button.closest("dialog").close(),
 };
 
-document.addEventListener("click", (event) => acts[event.target.closest("[data-do]")?.dataset.do]?.());
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-do]");
+  if (!button) return;
+  if (button.closest("[popover]")) $("more").hidePopover();
+  acts[button.dataset.do](button);
+});
+$("more").addEventListener("toggle", () => {
+  const { right, bottom } = $("more-button").getBoundingClientRect();
+  const left = Math.max(8, right - $("more").offsetWidth);
+  Object.assign($("more").style, { top: `${bottom + 4}px`, left: `${left}px` });
+});
+$("file").addEventListener("cancel", () => { taker = null; });
 $("home").addEventListener("click", close);
 $("cancel").addEventListener("click", cancel);
 $("undo").addEventListener("click", () => strengths.undo());
 $("redo").addEventListener("click", () => strengths.redo());
-$("reset").addEventListener("click", () => strengths.reset());
+$("reset").addEventListener("click", () => strengths.replace({}));
+$("randomise").addEventListener("click", randomise);
+$("map").addEventListener("click", () => showMap(!picture.map));
+$("motion").addEventListener("submit", download);
+$("temperature").addEventListener("input", () => {
+  fill($("temperature"), $("temperature").valueAsNumber);
+  $("temperature-value").textContent = $("temperature").valueAsNumber.toFixed(2);
+});
+$("temperature").addEventListener("change", () => open({ ...any(), seed: face.source.seed }, strengths.all));
 $("delete").addEventListener("click", remove);
 $("save").addEventListener("submit", download);
 $("views").addEventListener("click", (event) => {
@@ -424,8 +722,15 @@ function cancel() {
   busy(null);
 }
 
+function randomise() {
+  const { [api.MIX]: share } = strengths.all;
+  strengths.replace({ ...sliders.random(), ...(share && { [api.MIX]: share }) });
+}
+
+const modal = () => document.querySelector("dialog[open]");
+
 window.addEventListener("keydown", (event) => {
-  if ($("about").open) return;
+  if (modal()) return;
   const key = event.key.toLowerCase();
   if (event.key === "Escape") {
     if (opening) cancel();
@@ -437,15 +742,34 @@ window.addEventListener("keydown", (event) => {
     else if (key === "y" || key === "z") strengths.redo();
     else return;
     event.preventDefault();
-  } else if (key === "v" && !event.altKey && !event.target.closest("select") && !face.generated) {
-    see(picture.view === "crop" ? "photo" : "crop");
+  } else if (!event.altKey && !event.target.closest("select")) {
+    if (key === "v" && !face.generated) see(picture.view === "crop" ? "photo" : "crop");
+    if (key === "m") showMap(!picture.map);
+    if (key === "r") randomise();
   }
 });
+
+window.addEventListener("copy", (event) => {
+  if (!face || modal() || String(getSelection())) return;
+  copied = linkOf(strengths.all, face.source);
+  event.clipboardData.setData("text/plain", copied);
+  event.preventDefault();
+  say("Copied: a link that restores these strengths.", true);
+});
+
+zoomable({ picture, holder: $("picture"), buttons: $("zooms"), onZoom: showZoom, active: () => face && !modal() });
 
 holdToSee({ button: $("hold"), key: "o", holder: $("picture"), active: () => face });
 takeIn({
   input: $("file"),
   veil: $("veil"),
-  onFile: (file) => open({ file, align: "auto" }),
+  onFile: (file) => {
+    const take = taker ?? ((chosen) => open({ file: chosen, align: "auto" }));
+    taker = null;
+    take(file);
+  },
+  onText: settle,
+  idle: () => !modal(),
   onNothing: (words) => notice.show(words, [["Choose a file", choose]]),
 });
+if (linked) start(linked);

@@ -1,4 +1,4 @@
-// Paints the picture before and after, whole or as the crop alone.
+// Paints the picture before and after, whole or as the crop alone, from afar or near.
 //
 // While a slider moves, only the small crop comes from the service. What it changed is added to
 // the photograph's own pixels, faded out towards the crop's border, which is how the service sets
@@ -8,10 +8,12 @@ const FADE = 0.125; // of the crop's side
 const COARSEST = 10; // times; a pixel shown larger than that is all there is to see
 const SMOOTH = 512; // px
 const SHARPEST = 4096; // px; a larger photograph is shown, though never saved, at this side
+const NEAREST = 12; // times as large as what fits the window
+const DOUBLINGS = 3; // of what changed, in its map
+const DIM = 0.2; // of the picture beneath that map
 
 export class Picture {
   #stage;
-  #frame;
   #holder;
   #before;
   #after;
@@ -19,11 +21,15 @@ export class Picture {
   #change = null; // what to show after: { image } or { more, less }
   #plain = null; // pixels of the crop without strengths
   #view = "photo";
+  #outlines = []; // { element, box, angle }
+  #zoom = 1;
+  #middle = { x: 0, y: 0 }; // of the window onto what is shown, in its pixels
+  #window = { x: 0, y: 0, width: 1, height: 1 };
+  #map = false;
 
-  constructor({ stage, holder, before, after, frame }) {
+  constructor({ stage, holder, before, after }) {
     this.#stage = stage;
     this.#holder = holder;
-    this.#frame = frame;
     this.#before = before.getContext("2d");
     this.#after = after.getContext("2d");
     new ResizeObserver(() => this.#lay()).observe(stage);
@@ -35,8 +41,16 @@ export class Picture {
     this.#shown = { image, width, height, box, angle };
     this.#plain = pixels(plain);
     this.#change = null;
-    this.#lay();
+    this.#outlines = [];
+    this.#map = false;
+    this.#fit();
     this.busy = false;
+  }
+
+  // `outlines` are elements to lie on the photograph, each with its box and angle.
+  outline(outlines) {
+    this.#outlines = outlines;
+    this.#lay();
   }
 
   clear() {
@@ -46,6 +60,44 @@ export class Picture {
 
   set view(view) {
     this.#view = view;
+    this.#fit();
+  }
+
+  get zoom() {
+    return this.#zoom;
+  }
+
+  // Nearer by a factor; what lies at (x, y) of the window, in shares of it, stays there.
+  approach(factor, { x = 0.5, y = 0.5 } = {}) {
+    const zoom = Math.min(NEAREST, Math.max(1, this.#zoom * factor));
+    const [right, down] = [(x - 0.5) * this.#window.width, (y - 0.5) * this.#window.height];
+    const left = 1 - this.#zoom / zoom;
+    this.#middle = { x: this.#middle.x + right * left, y: this.#middle.y + down * left };
+    this.#zoom = zoom;
+    this.#lay();
+  }
+
+  // The window moves, by shares of itself.
+  pan(x, y) {
+    this.#middle = {
+      x: this.#middle.x + x * this.#window.width,
+      y: this.#middle.y + y * this.#window.height,
+    };
+    this.#lay();
+  }
+
+  // Whether the picture after is a map of what changed.
+  set map(map) {
+    this.#map = map;
+    this.#paintAfter();
+  }
+
+  get map() {
+    return this.#map;
+  }
+
+  #fit() {
+    this.#zoom = 1;
     this.#lay();
   }
 
@@ -73,6 +125,7 @@ export class Picture {
 
   // `crop` is the crop after, on the way.
   follow(crop) {
+    this.#change?.image?.close?.();
     this.#change = difference(pixels(crop), this.#plain);
     this.#paintAfter();
   }
@@ -85,29 +138,37 @@ export class Picture {
       height: this.#stage.clientHeight - parseFloat(style.paddingTop) - parseFloat(style.paddingBottom),
     };
     if (room.width < 1 || room.height < 1) return;
-    const { width, height, box, angle } = this.#shown;
-    const shape = this.#view === "crop" ? { width: 1, height: 1 } : { width, height };
-    const across = this.#view === "crop" ? box.size : width; // pixels there are to show
-    const scale = Math.min(
-      room.width / shape.width,
-      room.height / shape.height,
-      (COARSEST * across) / shape.width,
-    );
-    const size = { width: Math.round(shape.width * scale), height: Math.round(shape.height * scale) };
+    const { box } = this.#shown;
+    const shape = this.#view === "crop" ? { width: box.size, height: box.size } : this.#shown;
+    const fits = Math.min(room.width / shape.width, room.height / shape.height, COARSEST);
+    const size = {};
+    for (const [side, from] of [["width", "x"], ["height", "y"]]) {
+      const whole = Math.round(shape[side] * fits) * this.#zoom;
+      size[side] = Math.round(Math.min(room[side], whole));
+      const part = shape[side] * Math.min(1, size[side] / whole);
+      const middle = Math.min(shape[side] - part / 2, Math.max(part / 2, this.#middle[from]));
+      this.#middle[from] = middle;
+      this.#window[side] = part;
+      this.#window[from] = middle - part / 2;
+    }
     this.#holder.style.width = `${size.width}px`;
     this.#holder.style.height = `${size.height}px`;
     for (const { canvas } of [this.#before, this.#after]) {
       canvas.width = Math.round(size.width * devicePixelRatio);
       canvas.height = Math.round(size.height * devicePixelRatio);
     }
+    this.#holder.classList.toggle("near", this.#zoom > 1);
+    const { x, y, width, height } = this.#window;
     const part = (length) => `${100 * length}%`;
-    Object.assign(this.#frame.style, {
-      left: part(box.x / width),
-      top: part(box.y / height),
-      width: part(box.size / width),
-      height: part(box.size / height),
-      transform: `rotate(${angle}deg)`,
-    });
+    for (const { element, box, angle } of this.#outlines) {
+      Object.assign(element.style, {
+        left: part((box.x - x) / width),
+        top: part((box.y - y) / height),
+        width: part(box.size / width),
+        height: part(box.size / height),
+        transform: `rotate(${angle}deg)`,
+      });
+    }
     this.#paint(this.#before, this.#shown.image);
     this.#paintAfter();
   }
@@ -115,10 +176,26 @@ export class Picture {
   #paintAfter() {
     if (!this.#shown) return;
     const pen = this.#after;
-    if (this.#change?.image) {
-      this.#paint(pen, this.#change.image);
-      return;
-    }
+    if (this.#change?.image) this.#paint(pen, this.#change.image);
+    else this.#paintChange(pen);
+    if (this.#map) this.#paintMap(pen);
+  }
+
+  #paintMap(pen) {
+    const paint = (canvas, operation, alpha = 1) => {
+      pen.globalCompositeOperation = operation;
+      pen.globalAlpha = alpha;
+      pen.drawImage(canvas, 0, 0);
+    };
+    pen.resetTransform();
+    paint(this.#before.canvas, "difference");
+    for (let i = 0; i < DOUBLINGS; i++) paint(pen.canvas, "lighter");
+    paint(this.#before.canvas, "lighter", DIM);
+    pen.globalAlpha = 1;
+    pen.globalCompositeOperation = "source-over";
+  }
+
+  #paintChange(pen) {
     const { width, height } = pen.canvas;
     pen.resetTransform();
     pen.globalCompositeOperation = "copy";
@@ -151,17 +228,15 @@ export class Picture {
 
   // From the photograph's pixels to the canvas's.
   #aim(pen) {
-    const { width, box, angle } = this.#shown;
-    const across = pen.canvas.width;
+    const { box, angle } = this.#shown;
+    const { x, y, width, height } = this.#window;
     pen.resetTransform();
     pen.imageSmoothingEnabled = true;
     pen.imageSmoothingQuality = "high";
-    if (this.#view === "photo") {
-      pen.scale(across / width, pen.canvas.height / this.#shown.height);
-      return;
-    }
-    pen.translate(across / 2, across / 2);
-    pen.scale(across / box.size, across / box.size);
+    pen.scale(pen.canvas.width / width, pen.canvas.height / height);
+    pen.translate(-x, -y);
+    if (this.#view === "photo") return;
+    pen.translate(box.size / 2, box.size / 2);
     pen.rotate((-angle * Math.PI) / 180);
     pen.translate(-box.x - box.size / 2, -box.y - box.size / 2);
   }

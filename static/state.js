@@ -52,8 +52,9 @@ export class Strengths extends EventTarget {
     this.dispatchEvent(new Event("step"));
   }
 
-  reset() {
-    this.#move({});
+  // One step to other strengths.
+  replace(strengths) {
+    this.#move(strengths);
     this.commit();
   }
 

@@ -4,15 +4,18 @@ import asyncio
 import hashlib
 import json
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request, Response
 
 from app import photos
 from app.errors import Problem
-from app.photos import Format, Pixels
+from app.photos import Animation, Format, Pixels
 
 FORMATS: dict[str, Format] = {"image/png": "png", "image/webp": "webp", "image/jpeg": "jpeg"}
+ANIMATIONS: dict[str, Animation] = {"image/gif": "gif", "image/webp": "webp"}
+
+F = TypeVar("F", Format, Animation)
 
 
 def accepted(request: Request) -> dict[str, float]:
@@ -30,14 +33,23 @@ def accepted(request: Request) -> dict[str, float]:
 
 async def format_of(request: Request) -> Format:
     """The best picture format that the Accept header takes, PNG before the others."""
+    return _best(request, FORMATS)
+
+
+def animation_of(request: Request) -> Animation:
+    """The same for animations, GIF before WebP."""
+    return _best(request, ANIMATIONS)
+
+
+def _best(request: Request, formats: dict[str, F]) -> F:
     weights = accepted(request)
     any_kind = weights.get("image/*", weights.get("*/*", 0.0))
-    best = max(FORMATS, key=lambda kind: weights.get(kind, any_kind))
+    best = max(formats, key=lambda kind: weights.get(kind, any_kind))
     if weights.get(best, any_kind) <= 0:
         raise Problem(
-            406, "not-acceptable", f"Pictures are answered as {', '.join(FORMATS)}, none accepted."
+            406, "not-acceptable", f"Pictures are answered as {', '.join(formats)}, none accepted."
         )
-    return FORMATS[best]
+    return formats[best]
 
 
 FormatOf = Annotated[Format, Depends(format_of)]
@@ -84,6 +96,13 @@ def unchanged(request: Request, tag: str) -> Response | None:
 
 
 async def picture(pixels: Pixels, format: Format, tag: str) -> Response:
-    data = await asyncio.to_thread(photos.write, pixels, format)
+    return _answer(await asyncio.to_thread(photos.write, pixels, format), format, tag)
+
+
+async def animation(frames: list[Pixels], format: Animation, tag: str) -> Response:
+    return _answer(await asyncio.to_thread(photos.animate, frames, format), format, tag)
+
+
+def _answer(data: bytes, format: str, tag: str) -> Response:
     headers = {"Vary": "Accept", "ETag": tag}
     return Response(data, media_type=f"image/{format}", headers=headers)

@@ -120,8 +120,7 @@ class Parts:
             return replace(before, strengths={**before.strengths, direction.name: strength})
         if not strength:
             return before
-        offset = strength * direction.vector.double().numpy()
-        return replace(before, offset=offset if before.offset is None else before.offset + offset)
+        return before.shifted(strength * direction.vector.double().numpy())
 
     async def decode(self, latent: Latent, move: "Move | None" = None) -> Pixels:
         """The crop of a latent, moved."""
@@ -133,10 +132,13 @@ class Parts:
 @dataclass(frozen=True)
 class Move:
     """What an edit adds to a latent: strengths of built-in directions, which the engine knows, and
-    the sum of the custom ones."""
+    the sum of the custom ones and of the way to a face that is mixed in."""
 
     strengths: dict[str, float]
     offset: Latent | None
+
+    def shifted(self, offset: Latent) -> "Move":
+        return replace(self, offset=offset if self.offset is None else self.offset + offset)
 
     def __bool__(self) -> bool:
         return self.offset is not None or any(self.strengths.values())

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import io
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
@@ -12,18 +12,37 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from app import faces, photos
-from app.api.answers import PICTURE, FormatOf, picture, tag_of, unchanged
+from app.api.answers import (
+    PICTURE,
+    FormatOf,
+    animation,
+    animation_of,
+    format_of,
+    picture,
+    tag_of,
+    unchanged,
+)
 from app.api.latents import NPY
 from app.api.parts import Move, Parts, PartsOf
 from app.errors import Problem, problem_responses
 from app.latents import Record
-from app.photos import Pixels
-from app.schemas import DecodeRequest, EditRequest, MixRequest, SweepRequest
+from app.photos import Animation, Format, Pixels
+from app.schemas import DecodeRequest, EditRequest, Mixing, MixRequest, SweepRequest
 from app.together import together
 
 router = APIRouter(tags=["pictures"])
 
+STRIP: dict[int | str, dict[str, Any]] = {
+    200: {
+        **PICTURE[200],
+        "content": {
+            **PICTURE[200]["content"],
+            "image/gif": {"schema": {"type": "string", "contentMediaType": "image/gif"}},
+        },
+    }
+}
 PICTURE_OR_PROBLEM = {**PICTURE, **problem_responses(404, 406, 409, 412, 422, 503)}
+STRIP_OR_PROBLEM = {**PICTURE_OR_PROBLEM, **STRIP}
 
 DECODE_BODY: dict[str, Any] = {
     "requestBody": {
@@ -100,6 +119,7 @@ async def edit(parts: PartsOf, request: Request, wanted: EditRequest, format: Fo
     own resolution with the edited face in place (of a generated face, the crop)."""
     move = await parts.move(wanted.attributes)
     record, _ = await parts.record(wanted.latent_id, photo=wanted.output == "photo")
+    move = await _mixed(parts, record, wanted.mix, move)
     tag = tag_of(
         parts.engine.bundle.name, "edit", wanted.latent_id, move.identity, wanted.output, format
     )
@@ -112,7 +132,15 @@ async def edited(parts: Parts, wanted: EditRequest) -> Pixels:
     """The picture that /edit and /live answer with."""
     move = await parts.move(wanted.attributes)
     record, _ = await parts.record(wanted.latent_id, photo=wanted.output == "photo")
-    return await _edited(parts, record, move)
+    return await _edited(parts, record, await _mixed(parts, record, wanted.mix, move))
+
+
+async def _mixed(parts: Parts, record: Record, mix: Mixing | None, move: Move) -> Move:
+    """The move, from a share of the way to another face."""
+    if mix is None:
+        return move
+    other, _ = await parts.record(mix.latent_id)
+    return move.shifted(mix.t * (other.latent - record.latent)) if mix.t else move
 
 
 async def _edited(parts: Parts, record: Record, move: Move) -> Pixels:
@@ -132,23 +160,34 @@ def _in_place(parts: Parts, record: Record, decoded: Pixels) -> Pixels:
     return faces.paste_back(photo, record.box, decoded.astype(np.float32) - before)
 
 
-@router.post("/sweep", response_class=Response, responses=PICTURE_OR_PROBLEM)
-async def sweep(
-    parts: PartsOf, request: Request, wanted: SweepRequest, format: FormatOf
-) -> Response:
-    """One attribute from `start` to `stop` in even steps: the crops side by side in one image."""
+ANIMATION_SIDE = 640  # pixels
+
+
+@router.post("/sweep", response_class=Response, responses=STRIP_OR_PROBLEM)
+async def sweep(parts: PartsOf, request: Request, wanted: SweepRequest) -> Response:
+    """One attribute from `start` to `stop` in even steps: the crops side by side in one image, or
+    an animation. What `attributes` says of others, and `mix`, holds throughout."""
+    format = animation_of(request) if wanted.animated else await format_of(request)
     direction = await parts.direction(wanted.attribute)
     start = direction.min if wanted.start is None else wanted.start
     stop = direction.max if wanted.stop is None else wanted.stop
     strengths = np.linspace(start, stop, wanted.steps).tolist()
-    moves = [parts.step(direction, strength, Move({}, None)) for strength in strengths]
-    record, _ = await parts.record(wanted.latent_id)
-    identity = [move.identity for move in moves]
+    record, _ = await parts.record(wanted.latent_id, photo=wanted.animated == "photo")
+    others = {name: at for name, at in wanted.attributes.items() if name != wanted.attribute}
+    held = await _mixed(parts, record, wanted.mix, await parts.move(others))
+    moves = [parts.step(direction, strength, held) for strength in strengths]
+    identity = [wanted.animated, *(move.identity for move in moves)]
     tag = tag_of(parts.engine.bundle.name, "sweep", wanted.latent_id, identity, format)
     if same := unchanged(request, tag):
         return same
+    if wanted.animated:
+        frames = []
+        for move in moves:  # one after another: a photograph may be large, a frame is not
+            whole = await _edited(parts, record, move)
+            frames.append(await asyncio.to_thread(photos.reduced, whole, ANIMATION_SIDE))
+        return await animation(frames, cast(Animation, format), tag)
     crops = await together(parts.decode(record.latent, move) for move in moves)
-    return await picture(np.concatenate(crops, axis=1), format, tag)
+    return await picture(np.concatenate(crops, axis=1), cast(Format, format), tag)
 
 
 @router.post("/mix", response_class=Response, responses=PICTURE_OR_PROBLEM)

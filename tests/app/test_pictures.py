@@ -1,13 +1,15 @@
 """Sweeps, mixes, and pictures that a client has already."""
 
+import io
 from typing import Any
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 
 from tests.app.test_api import assert_problem
-from tests.helpers import pixels_of
+from tests.helpers import encoded, pixels_of
 
 
 @pytest.fixture
@@ -159,3 +161,62 @@ def test_the_picture_of_a_latent_is_that_of_decode(client: TestClient, ids: list
     assert got.headers["etag"] == decoded.headers["etag"]
     refused = client.get(f"latents/{ids[0]}", headers={"accept": "image/tiff"})
     assert_problem(refused, 406, "not-acceptable")
+
+
+def test_a_sweep_keeps_what_else_is_set(client: TestClient, ids: list[str]) -> None:
+    others = {"attributes": {"smiling": 0.4}, "mix": {"latent_id": ids[1], "t": 0.3}}
+    strip = picture(client, "sweep", latent_id=ids[0], attribute="older", steps=2, **others)
+    for crop, strength in zip(columns(strip), (-1, 1), strict=True):
+        attributes = {"smiling": 0.4, "older": strength}
+        edited = picture(client, "edit", latent_id=ids[0], attributes=attributes, mix=others["mix"])
+        assert (crop == edited).all()
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp"])
+def test_an_animated_sweep_goes_there_and_back(
+    client: TestClient, ids: list[str], kind: str
+) -> None:
+    request = {"latent_id": ids[0], "attribute": "older", "steps": 4, "animated": "photo"}
+    response = client.post("sweep", json=request, headers={"accept": f"image/{kind}"})
+    assert response.headers["content-type"] == f"image/{kind}"
+    image = Image.open(io.BytesIO(response.content))
+    assert (image.n_frames, image.size, image.info["loop"]) == (6, (32, 32), 0)
+    frames = []
+    for index in range(6):
+        image.seek(index)
+        frames.append(np.asarray(image.convert("RGB")).astype(int))
+    assert np.abs(frames[1] - frames[5]).mean() < np.abs(frames[0] - frames[3]).mean()
+    assert client.post("sweep", json=request, headers={"accept": "image/png"}).status_code == 406
+
+
+def test_an_animated_photograph_is_of_modest_size(client: TestClient, portrait: np.ndarray) -> None:
+    photo = np.tile(portrait, (2, 2, 1))
+    files = {"image": ("two.png", encoded(photo))}
+    latent = client.post("encode", files=files, data={"align": "none"}).json()["latent_id"]
+    request = {"latent_id": latent, "attribute": "older", "steps": 2, "animated": "photo"}
+    response = client.post("sweep", json=request)
+    assert response.headers["content-type"] == "image/gif"
+    assert Image.open(io.BytesIO(response.content)).size == (640, 640)
+
+
+def test_an_edit_from_between_two_faces(client: TestClient, ids: list[str]) -> None:
+    a, b = ids
+    halfway = picture(client, "mix", latent_a=a, latent_b=b, t=0.5)
+    mix = {"latent_id": b, "t": 0.5}
+    assert (picture(client, "edit", latent_id=a, mix=mix) == halfway).all()
+    older = picture(client, "edit", latent_id=a, mix=mix, attributes={"older": 0.5})
+    assert (older != halfway).any()
+    plain = picture(client, "decode", latent_id=a)
+    assert (picture(client, "edit", latent_id=a, mix={**mix, "t": 0}) == plain).all()
+    unknown = {"latent_id": "A" * 22, "t": 0.5}
+    response = client.post("edit", json={"latent_id": a, "mix": unknown})
+    assert_problem(response, 404, "unknown-latent")
+
+
+def test_a_photograph_takes_a_mix(client: TestClient, ids: list[str], portrait: np.ndarray) -> None:
+    files = {"image": ("portrait.png", encoded(portrait))}
+    latent = client.post("encode", files=files).json()["latent_id"]
+    mix = {"latent_id": ids[0], "t": 0.5}
+    mixed = picture(client, "edit", latent_id=latent, mix=mix, output="photo")
+    changed = (mixed != portrait).any(axis=2)
+    assert 0.01 < changed.mean() < 0.3, "the face alone"

@@ -22,18 +22,35 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    # a camera without hardware, which shows what the fixture films
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
 ]
 # What Chromium itself logs about an answer that is an error, or about a network that is gone.
 TOLD = "Failed to load resource"
 
 
+@pytest.fixture(scope="session")
+def film(portrait: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the camera sees: the portrait, as an uncompressed video of one frame."""
+    height, width, _ = portrait.shape
+    y, blue, red = Image.fromarray(portrait).convert("YCbCr").split()
+    half = (width // 2, height // 2)
+    planes = [y, blue.resize(half), red.resize(half)]
+    path = tmp_path_factory.mktemp("camera") / "portrait.y4m"
+    header = f"YUV4MPEG2 W{width} H{height} F30:1 Ip A1:1 C420jpeg\nFRAME\n".encode()
+    path.write_bytes(header + b"".join(plane.tobytes() for plane in planes))
+    return path
+
+
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser(film: Path) -> Iterator[Browser]:
     # not for the whole session: while Playwright's loop is up, no other test can run one
     executable = next(filter(None, map(shutil.which, NAMES)), None)
     assert executable, f"no {', '.join(NAMES)} is on the path; tests/setup.sh installs one"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+        flags = [*FLAGS, f"--use-file-for-fake-video-capture={film}"]
+        browser = playwright.chromium.launch(executable_path=executable, args=flags)
         yield browser
         browser.close()
 
@@ -63,7 +80,8 @@ def page(browser: Browser, server_url: str, options: dict[str, object]) -> Itera
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("request", lambda request: addresses.add(request.url))
     page.goto(server_url)
-    page.wait_for_function("document.querySelector('#sliders').elements.length > 0")
+    # not wait_for_function: its polling evaluates strings, which the page's policy forbids
+    page.locator("#sliders input").first.wait_for(state="attached")
     yield page
     context.close()
     assert not errors

@@ -28,7 +28,7 @@ class Hand:
         self.editing()
 
     def generate(self) -> None:
-        self.button("Generate a face").click()
+        self.button("Generate a face").first.click()
 
     def editing(self) -> None:
         """Wait until a picture is open."""

@@ -63,32 +63,6 @@ def test_the_picture_follows_while_the_slider_moves(hand: Hand, page: Page) -> N
     assert difference(moving, resting) < 0.2 * difference(moving, before)
 
 
-def test_one_request_at_a_time_and_the_newest_wins(hand: Hand, page: Page) -> None:
-    held: list[Route] = []
-    asked: list[float] = []
-
-    def hold_first(route: Route) -> None:
-        asked.append(route.request.post_data_json["attributes"]["smiling"])
-        if len(asked) == 1:
-            held.append(route)
-        else:
-            route.continue_()
-
-    page.route("**/edit", hold_first)
-    hand.press_slider(0.98)
-    hand.until(lambda: bool(held))
-    box = hand.slider().bounding_box()
-    assert box
-    for share in np.linspace(0.98, 0.85, 30):  # on one side of 0, which needs no request
-        page.mouse.move(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
-    page.mouse.up()
-    assert len(asked) == 1, "the first is still under way"
-    held[0].continue_()
-    hand.rest()
-    assert 2 <= len(asked) <= 3, "the newest crop, if the hand did not rest yet; the photograph"
-    assert set(asked[1:]) == {float(hand.value())}
-
-
 def test_reset_gives_the_picture_back(hand: Hand, page: Page) -> None:
     before = hand.pixels()
     expect(hand.button("Reset all")).to_be_disabled()

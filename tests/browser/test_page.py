@@ -1,9 +1,12 @@
 """The page as a whole: its weight, its keyboard, its contrast, its fit to a window."""
 
+import json
 import re
+import time
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, Response, expect
 
 from tests.browser.hand import Hand
@@ -61,16 +64,102 @@ def test_the_whole_page_weighs_little(page: Page, server_url: str) -> None:
 
     def weigh(response: Response) -> None:
         if "/api/" not in response.url:
-            weight[response.url] = len(response.body())
+            weight[response.url] = response.request.sizes()["responseBodySize"]
 
     assert page.context.browser
     first = page.context.browser.new_page()  # with nothing in its cache
-    first.on("response", weigh)
+    first.on("requestfinished", lambda request: weigh(request.response()))
     first.goto(server_url)
     first.wait_for_load_state("networkidle")
     first.close()
-    assert len(weight) > 5
+    assert len(weight) > 10
     assert sum(weight.values()) < 100_000
+
+
+def test_the_first_paint_is_soon(page: Page, server_url: str) -> None:
+    def first_paint(address: str) -> float:
+        page.goto(f"{server_url}{address}")
+        page.screenshot()  # it is painted by then
+        return float(page.evaluate("performance.getEntriesByName('first-paint')[0].startTime"))
+
+    # beyond what the browser takes for a line of text, the best of a few: what else the machine
+    # does is none of the page's
+    page.goto(server_url)
+    plain = min(first_paint("/healthz") for _ in range(5))
+    assert min(first_paint("/") for _ in range(5)) - plain < 200
+
+
+def test_a_drag_leaves_the_main_thread_free(hand: Hand, page: Page, photograph: Path) -> None:
+    hand.open(photograph)
+    hand.drag(0.9)  # what is compiled and connected once
+    assert page.context.browser
+    browser = page.context.browser
+    browser.start_tracing(
+        page=page, categories=["toplevel", "disabled-by-default-devtools.timeline"]
+    )
+    hand.press_slider(0.5)
+    box = hand.slider().bounding_box()
+    assert box
+    end = time.monotonic() + 5
+    step = 0
+    while time.monotonic() < end:
+        step += 1
+        share = 0.55 + 0.4 * abs((step % 100) / 50 - 1)
+        page.mouse.move(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
+    page.mouse.up()
+    events = json.loads(browser.stop_tracing())["traceEvents"]
+    main = {
+        (event["pid"], event["tid"])
+        for event in events
+        if event["name"] == "thread_name" and event["args"]["name"] == "CrRendererMain"
+    }
+    # the thread's own time: how long it waited for a shared core is none of the page's
+    tasks = [
+        event["tdur"] / 1000
+        for event in events
+        if event["name"].endswith("RunTask")
+        and (event["pid"], event["tid"]) in main
+        and "tdur" in event  # the last is cut
+    ]
+    assert step > 20
+    assert len(tasks) > 100
+    assert max(tasks) < 50
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(hand: Hand, page: Page, photograph: Path, scheme: str) -> None:
+    page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    axe = Axe()
+
+    def check(what: str) -> None:
+        found = axe.run(page)
+        assert found.violations_count == 0, f"{what}: {found.generate_report()}"
+
+    check("start")
+    hand.open(photograph)
+    hand.slider("Age").focus()
+    page.keyboard.press("End")
+    page.locator("#facts summary").click()
+    hand.rest()
+    check("editor")
+    hand.button("Map of what changed").click()
+    page.get_by_text("Mix with a second face").click()
+    hand.button("Generate a second face").click()
+    expect(page.locator("#mixing")).to_be_visible()
+    check("mix")
+    hand.button("More").click()
+    check("menu")
+    hand.button("Filmstrip and grid").click()
+    expect(page.locator("#sheet")).to_have_attribute("aria-busy", "false")
+    check("filmstrip")
+    for name in ("Adjust the crop", "Make an attribute of your own", "More to take away", "About"):
+        page.keyboard.press("Escape")
+        hand.button(name).click()
+        check(name)
+    page.keyboard.press("Escape")
+    hand.generate()
+    expect(page.get_by_role("slider", name="Temperature")).to_be_visible()
+    check("generated")
 
 
 def test_the_keyboard_reaches_everything(hand: Hand, page: Page, photograph: Path) -> None:
@@ -164,10 +253,25 @@ def _fills(page: Page, width: int, height: int) -> bool:
     [{"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}],
     ids=["phone"],
 )
-def test_touch_moves_the_divider(hand: Hand, page: Page, photograph: Path) -> None:
+def test_touch_moves_the_divider_and_zooms(hand: Hand, page: Page, photograph: Path) -> None:
     hand.open(photograph)
     box = page.locator("#picture").bounding_box()
     assert box
     page.touchscreen.tap(box["x"] + 0.75 * box["width"], box["y"] + 0.3 * box["height"])
     divider = page.get_by_role("slider", name="Divider between before and after")
     expect(divider).to_have_attribute("aria-valuenow", re.compile("7[456]"))
+    touch = page.context.new_cdp_session(page)
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+    def fingers(kind: str, *apart: int) -> None:
+        points = [{"x": middle[0] + x, "y": middle[1], "id": i} for i, x in enumerate(apart)]
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    fingers("touchStart", -30)
+    fingers("touchStart", -30, 30)
+    place = divider.get_attribute("aria-valuenow")
+    for spread in (40, 50, 60):
+        fingers("touchMove", -spread, spread)
+    fingers("touchEnd")
+    expect(page.locator("#zoom")).to_have_text("2\N{MULTIPLICATION SIGN}")
+    expect(divider).to_have_attribute("aria-valuenow", str(place))

@@ -24,6 +24,24 @@ def test_a_picture_without_a_face(hand: Hand, page: Page, tmp_path: Path) -> Non
     assert not np.array_equal(hand.pixels(), hand.pixels(BEFORE))
 
 
+def test_a_second_picture_without_a_face(
+    hand: Hand, page: Page, tmp_path: Path, photograph: Path
+) -> None:
+    grey = tmp_path / "grey.png"
+    Image.new("RGB", (160, 120), (128, 128, 128)).save(grey)
+    hand.open(photograph)
+    page.get_by_text("Mix with a second face").click()
+    with page.expect_file_chooser() as dialog:
+        hand.button("Choose a second photograph").click()
+    dialog.value.set_files(grey)
+    expect(page.get_by_role("alert").first).to_contain_text("in the second picture")
+    with page.expect_file_chooser() as dialog:
+        hand.button("Choose another").click()
+    dialog.value.set_files(photograph)
+    expect(page.get_by_role("slider", name="Share of the second face")).to_be_visible()
+    expect(page.get_by_role("alert").first).to_be_empty()
+
+
 def test_no_picture_at_all(hand: Hand, page: Page, tmp_path: Path, photograph: Path) -> None:
     text = tmp_path / "letter.txt"
     text.write_text("Dear editor,")
