@@ -9,7 +9,9 @@ from torch import Tensor
 
 from app import faces
 from app.settings import Settings
+from model import attributes
 from model.bundle import Bundle
+from model.runtime import fastest
 
 NEEDED = {
     "smiling",
@@ -38,19 +40,23 @@ def crop(bundle: Bundle, portrait: np.ndarray) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)[None]
 
 
-def edited(bundle: Bundle, crop: Tensor, name: str, strength: float) -> Tensor:
+def edited(bundle: Bundle, crop: Tensor, **strengths: float) -> Tensor:
     """The decoded crop after an edit, on the 0 to 1 scale."""
-    direction = next(d for d in bundle.directions if d.name == name)
-    flow = bundle.flow
-    with torch.inference_mode():
-        latent = flow.flatten(flow.encode(crop)) + strength * direction.vector
-        return flow.decode(flow.unflatten(latent))
+    runtime = fastest(bundle.flow)
+    latent = bundle.flow.flatten(runtime.encode(crop))
+    step = torch.zeros_like(latent)
+    for direction in bundle.directions:
+        step += strengths.get(direction.name, 0.0) * direction.vector
+    pictures, _ = attributes.edited(
+        lambda z: runtime.decode(bundle.flow.unflatten(z)), latent, step
+    )
+    return pictures
 
 
 def test_it_is_what_its_card_says(bundle: Bundle) -> None:
     assert bundle.name == "faces64"
     assert bundle.flow.config.resolution == 64
-    assert bundle.card["bits_per_dim"] < 2.93
+    assert bundle.card["bits_per_dim"] < 2.88
     for source in ("FairFace", "UK Parliament", "CivilServiceUSA"):
         assert source in str(bundle.card)
 
@@ -77,22 +83,22 @@ def test_it_reconstructs_exactly(bundle: Bundle, crop: Tensor) -> None:
     images = torch.stack([image.to(torch.uint8) for image in adversarial])
     flow = bundle.flow
     with torch.inference_mode():
-        assert torch.equal(flow.quantize(flow.decode(flow.encode(images))), images)
+        for program in (flow, fastest(flow)):
+            assert torch.equal(flow.quantize(program.decode(program.encode(images))), images)
 
 
 def test_a_smile_changes_the_mouth_more_than_the_forehead(bundle: Bundle, crop: Tensor) -> None:
-    change = (edited(bundle, crop, "smiling", 1) - edited(bundle, crop, "smiling", 0)).abs()
+    change = (edited(bundle, crop, smiling=1) - edited(bundle, crop)).abs()
     mouth = change[..., 40:54, 20:44].mean()
     forehead = change[..., 2:14, 20:44].mean()
     assert mouth > 1.5 * forehead
     assert mouth > 4 / 255
 
 
-def test_a_strength_within_the_sliders_holds(bundle: Bundle, crop: Tensor) -> None:
-    """On a face outside the data, few values leave the range of a picture."""
-    for direction in bundle.directions:
-        for strength in (direction.min, direction.max):
-            picture = edited(bundle, crop, direction.name, strength)
-            assert torch.isfinite(picture).all()
-            outside = (picture < -0.2) | (picture > 1.2)
-            assert outside.float().mean() < 0.03, (direction.name, strength)
+def test_whatever_the_sliders_say_the_picture_holds(bundle: Bundle, crop: Tensor) -> None:
+    """On a face outside the data: each slider at its ends, and all of them at once."""
+    ends = [{d.name: end} for d in bundle.directions for end in (d.min, d.max)]
+    ends += [{d.name: d.min for d in bundle.directions}, {d.name: d.max for d in bundle.directions}]
+    ends += [{"smiling": -1.0, "older": 1.0}]
+    for strengths in ends:
+        assert not attributes.bursts(edited(bundle, crop, **strengths)).any(), strengths
