@@ -65,7 +65,7 @@ async def decode(parts: PartsOf, request: Request, format: FormatOf) -> Response
         raise Problem(
             415, "unsupported-body", f"The body must be application/json or {NPY}, not {kind!r}."
         )
-    tag = tag_of(parts.engine.bundle.name, "decode", identity, format)
+    tag = tag_of(parts.engine.bundle.revision, "decode", identity, format)
     return unchanged(request, tag) or await picture(await parts.decode(latent), format, tag)
 
 
@@ -103,7 +103,7 @@ async def edit(parts: PartsOf, request: Request, wanted: EditRequest, format: Fo
     move = await parts.move(wanted.attributes)
     record, _ = await parts.record(wanted.latent_id, photo=wanted.output == "photo")
     tag = tag_of(
-        parts.engine.bundle.name, "edit", wanted.latent_id, move.identity, wanted.output, format
+        parts.engine.bundle.revision, "edit", wanted.latent_id, move.identity, wanted.output, format
     )
     if same := unchanged(request, tag):
         return same
@@ -146,7 +146,7 @@ async def sweep(
     moves = [parts.step(direction, strength, Move({}, None)) for strength in strengths]
     record, _ = await parts.record(wanted.latent_id)
     identity = [move.identity for move in moves]
-    tag = tag_of(parts.engine.bundle.name, "sweep", wanted.latent_id, identity, format)
+    tag = tag_of(parts.engine.bundle.revision, "sweep", wanted.latent_id, identity, format)
     if same := unchanged(request, tag):
         return same
     crops = await together(parts.decode(record.latent, move) for move in moves)
@@ -161,7 +161,7 @@ async def mix(parts: PartsOf, request: Request, wanted: MixRequest, format: Form
     a, _ = await parts.record(wanted.latent_a)
     b, _ = await parts.record(wanted.latent_b)
     ids = wanted.latent_a, wanted.latent_b
-    tag = tag_of(parts.engine.bundle.name, "mix", *ids, wanted.shares, format)
+    tag = tag_of(parts.engine.bundle.revision, "mix", *ids, wanted.shares, format)
     if same := unchanged(request, tag):
         return same
     sizes = [math.prod(shape) for shape in parts.engine.bundle.flow.config.part_shapes]
