@@ -9,7 +9,7 @@ from pathlib import Path
 SUBNET = "10.231.7"
 LAST = 254  # this machine's own
 
-IN_HOST = 'mount --bind "$1" /etc/hosts; shift; exec "$@"'
+IN_HOST = 'mount --bind "$1" /etc/hosts && hostname "$2" && shift 2 && exec "$@"'
 
 
 def _ip(*words: str) -> None:
@@ -32,7 +32,7 @@ class Network:
 
     def __init__(self, names: Sequence[str], hosts: Path) -> None:
         self._tag = f"glow{os.getpid() % 100_000}"
-        self._hosts = hosts
+        self._names, self._hosts = names, hosts
         self._made: list[str] = []
         _ip("link", "add", self._tag, "type", "bridge")
         try:
@@ -59,8 +59,8 @@ class Network:
 
     def on(self, host: int) -> list[str]:
         """What to put before a command for it to run on a host."""
-        inside = ["unshare", "--mount", "sh", "-c", IN_HOST, "sh", str(self._hosts)]
-        return ["ip", "netns", "exec", self._made[host], *inside]
+        inside = ["unshare", "--mount", "--uts", "sh", "-c", IN_HOST, "sh", str(self._hosts)]
+        return ["ip", "netns", "exec", self._made[host], *inside, self._names[host]]
 
     def close(self) -> None:
         for name in self._made:
