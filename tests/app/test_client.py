@@ -1,6 +1,9 @@
 """The Python client against the real server."""
 
 import io
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +15,7 @@ from PIL import Image
 
 from app.client import GlowEditor, GlowError
 from tests.app.test_attributes import variants
-from tests.helpers import encoded, free_port, pixels_of, serving
+from tests.helpers import ROOT, encoded, free_port, pixels_of, serving
 
 KEYS = [f"key-number-{i}-of-16-letters" for i in range(2)]
 
@@ -53,6 +56,23 @@ def test_a_photograph_from_a_path_to_its_end(
         glow.decode(latent_id)
     assert (refused.value.status, refused.value.kind) == (404, "unknown-latent")
     assert refused.value.retry_after is None
+
+
+def test_the_readmes_example(server_url: str, portrait: np.ndarray, tmp_path: Path) -> None:
+    section = (ROOT / "README.md").read_text().split("### The client in Python")[1]
+    example = section.split("```python")[1].split("```")[0]
+    assert "http://127.0.0.1:8000" in example
+    (tmp_path / "portrait.jpg").write_bytes(encoded(portrait, "JPEG"))
+    done = subprocess.run(
+        [sys.executable, "-c", example.replace("http://127.0.0.1:8000", server_url)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("404 unknown-latent There is no such latent: ")
+    assert Image.open(tmp_path / "smiling.webp").size == (512, 512)
 
 
 def test_a_box_and_bytes(glow: GlowEditor, portrait: np.ndarray) -> None:
