@@ -7,6 +7,7 @@ import typer
 import uvicorn
 
 import model.__main__
+from app.engine import keep_freed_memory
 from app.main import create_app
 from app.settings import Settings
 from app.telemetry import configure_logs
@@ -36,6 +37,7 @@ def serve(
     port: Annotated[int, typer.Option(envvar="PORT", help="Port to listen on.")] = 8000,
 ) -> None:
     """Serve the page and the API. All else is set by variables named GLOW_…."""
+    keep_freed_memory()
     configure_logs()
     uvicorn.run(
         create_app(Settings()),

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,19 +17,6 @@ log = logging.getLogger(__name__)
 
 class ProblemDocument(BaseModel):
     """RFC 9457, section 3.1."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "type": "urn:glow-editor:unknown-latent",
-                    "title": "Not Found",
-                    "status": 404,
-                    "detail": "There is no such latent: it has expired, was deleted, or never was.",
-                }
-            ]
-        }
-    )
 
     type: str
     title: str
@@ -83,11 +70,37 @@ def invalid_request(errors: Iterable[Any]) -> tuple[str, list[dict[str, str]]]:
     return "; ".join(f"{item['where']}: {item['what']}" for item in found), found
 
 
+EXAMPLES = {  # what the OpenAPI page shows
+    400: (
+        "bad-request",
+        "The request cannot be read: Too many files. Maximum number of files is 1.",
+    ),
+    401: ("key-needed", "This needs an API key: send one that is accepted as X-API-Key: …."),
+    404: ("unknown-latent", "There is no such latent: it has expired, was deleted, or never was."),
+    406: ("not-acceptable", "Pictures are answered as image/png, image/webp, image/jpeg."),
+    409: ("latent-of-another-model", "The latent belongs to the model faces32."),
+    412: ("unchanged", "This is the picture that If-None-Match names; it is not sent again."),
+    413: ("body-too-large", "The request is too large; up to 20971520 bytes are accepted."),
+    415: ("not-a-photograph", "The file is not a readable picture, or too damaged to be one."),
+    422: ("unknown-attribute", "There is no attribute 'smirk'; there are smiling, older."),
+    429: ("too-many-requests", "Too many requests; 600 per 1 minute are accepted."),
+    503: ("busy", "The model is busy: 256 requests wait already. Try again in a moment."),
+}
+
+
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """OpenAPI entries for the problems that an endpoint may answer with."""
-    content = {"application/problem+json": {"schema": ProblemDocument.model_json_schema()}}
+    schema = ProblemDocument.model_json_schema()
     return {
-        status: {"description": HTTPStatus(status).phrase, "content": content}
+        status: {
+            "description": HTTPStatus(status).phrase,
+            "content": {
+                "application/problem+json": {
+                    "schema": schema,
+                    "example": problem_document(status, *EXAMPLES[status]),
+                }
+            },
+        }
         for status in statuses
     }
 

@@ -140,7 +140,7 @@ class MemoryStore:
 class RedisStore:
     """Records as Redis hashes with an expiry, shared by every server that uses the same Redis."""
 
-    TIMEOUT = 1.0  # seconds for one answer of Redis, after which it counts as out of reach
+    TIMEOUT = 2.0  # seconds for one answer of Redis, after which it counts as out of reach
 
     def __init__(self, url: str, time_to_live: int) -> None:
         self.redis = Redis.from_url(

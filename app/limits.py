@@ -217,7 +217,7 @@ def install(app: FastAPI, settings: Settings) -> None:
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["Authorization", "X-API-Key", "If-None-Match", "Content-Type"],
-            expose_headers=["ETag", "RateLimit", "RateLimit-Policy", "Retry-After"],
+            expose_headers=["ETag", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-ID"],
         )
 
 

@@ -35,7 +35,7 @@ def read(data: bytes, max_pixels: int) -> Pixels:
         raise Problem(
             415,
             "not-a-photograph",
-            f"The file is no picture, or too damaged to be read as one; {IN_WORDS}.",
+            f"The file is not a readable picture, or too damaged to be one; {IN_WORDS}.",
         ) from error
     with image:
         width, height = image.size

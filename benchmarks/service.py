@@ -44,7 +44,7 @@ from numpy.typing import NDArray
 from websockets.asyncio.client import connect
 
 import model
-from app.engine import Engine
+from app.engine import Engine, keep_freed_memory
 from app.main import create_app
 from app.photos import Pixels, write
 from app.settings import Settings
@@ -54,7 +54,7 @@ from model.flow import Flow
 
 SHIPPED = Path(model.__file__).parent / "bundles" / "faces64.safetensors"
 SMALL = FlowConfig(resolution=32, steps=(2, 2, 2), hidden=(16, 16, 16))
-BATCHES = (1, 2, 4, 8, 16, 32, 64)
+BATCHES = (1, 2, 4, 8, 16, 32)
 CLIENTS = 64
 HANDS, RATE = 16, 30  # connections of /live, and frames a second of each
 WARM, WHOLE = 2_000, 20_000  # requests after which memory is read
@@ -70,10 +70,9 @@ class LockEngine(Engine):
 
 
 def serve_with_lock(port: int) -> None:
+    keep_freed_memory()
     with patch("app.main.Engine", LockEngine):
-        app = create_app(Settings())
-    with patch("app.main.Engine", LockEngine):
-        uvicorn.run(app, port=port, log_level="warning", access_log=False)
+        uvicorn.run(create_app(Settings()), port=port, log_level="warning", access_log=False)
 
 
 def free_port() -> int:
@@ -159,9 +158,15 @@ async def client_of(url: str, clients: int) -> AsyncIterator[httpx2.AsyncClient]
         yield client
 
 
+def checked(response: httpx2.Response) -> httpx2.Response:
+    if not response.is_success:
+        raise RuntimeError(f"{response.status_code}: {response.text}")
+    return response
+
+
 async def sampled(client: httpx2.AsyncClient, count: int) -> list[str]:
-    response = await client.post("sample", json={"count": count, "seed": 1})
-    return [entry["latent_id"] for entry in response.raise_for_status().json()]
+    response = checked(await client.post("sample", json={"count": count, "seed": 1}))
+    return [entry["latent_id"] for entry in response.json()]
 
 
 async def edits(
@@ -176,7 +181,7 @@ async def edits(
             while (start := time.perf_counter()) < end:
                 strength = direction.max * (start % 1.0)  # never the same picture twice
                 request = {"latent_id": latent_id, "attributes": {direction.name: strength}}
-                (await client.post("edit", json=request)).raise_for_status()
+                checked(await client.post("edit", json=request))
                 latencies.append(time.perf_counter() - start)
 
         async def loops(seconds: float) -> float:
@@ -252,7 +257,7 @@ async def memory(url: str, process: int) -> tuple[int, int]:
         while True:
             files, data = {"image": upload}, {"align": "none"}
             encoded = await client.post("encode", files=files, data=data)
-            latent_id = encoded.raise_for_status().json()["latent_id"]
+            latent_id = checked(encoded).json()["latent_id"]
             edit = {"latent_id": latent_id, "attributes": {"older": 0.5}}
             answers = [
                 encoded,
@@ -264,7 +269,7 @@ async def memory(url: str, process: int) -> tuple[int, int]:
                 await client.delete(f"latents/{latent_id}"),
             ]
             for answer in answers:
-                answer.raise_for_status()
+                checked(answer)
                 sent += 1
                 if sent in (WARM, WHOLE):
                     readings.append(resident(process))
@@ -290,6 +295,7 @@ def main(
     if lock_port:
         serve_with_lock(lock_port)
         return
+    keep_freed_memory()
     loaded = Bundle.load(bundle)
     flow, direction = loaded.flow, loaded.directions[0]
     cores = len(os.sched_getaffinity(0))

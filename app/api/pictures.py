@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import io
-import math
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ from app.latents import Record
 from app.photos import Pixels
 from app.schemas import DecodeRequest, EditRequest, MixRequest, SweepRequest
 from app.together import together
-from model.interpolate import spherical
 
 router = APIRouter(tags=["pictures"])
 
@@ -156,15 +154,16 @@ async def sweep(
 @router.post("/mix", response_class=Response, responses=PICTURE_OR_PROBLEM)
 async def mix(parts: PartsOf, request: Request, wanted: MixRequest, format: FormatOf) -> Response:
     """Between two faces: the crop at share `t` of the way from the first to the second, or in
-    `steps` even steps all the way, side by side in one image. Each part of the latent keeps its
-    length and turns, since between two Gaussian latents a straight line leaves where faces are."""
+    `steps` even steps all the way, side by side in one image."""
     a, _ = await parts.record(wanted.latent_a)
     b, _ = await parts.record(wanted.latent_b)
     ids = wanted.latent_a, wanted.latent_b
     tag = tag_of(parts.engine.bundle.revision, "mix", *ids, wanted.shares, format)
     if same := unchanged(request, tag):
         return same
-    sizes = [math.prod(shape) for shape in parts.engine.bundle.flow.config.part_shapes]
-    between = [spherical(a.latent, b.latent, share, sizes) for share in wanted.shares]
+    # Along a straight line: keeping the latent's length instead, along a sphere, would be right for
+    # a Gaussian, but measured on photographs it adds contrast and bursts, and no detail that the
+    # line lacks.
+    between = [(1 - share) * a.latent + share * b.latent for share in wanted.shares]
     crops = await together(map(parts.decode, between))
     return await picture(np.concatenate(crops, axis=1), format, tag)

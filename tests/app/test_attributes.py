@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 from redis.asyncio import Redis
 
 from app.attributes import AttributeStore, Custom, MemoryAttributes, RedisAttributes
+from app.limits import visitor_of
 from app.main import create_app
 from app.settings import Settings
 from model.bundle import Bundle, Direction
@@ -146,6 +147,19 @@ def test_a_name_is_taken_once(client: TestClient, lighter: dict[str, list[np.nda
     assert_problem(create(client, lighter, "smiling"), 409, "attribute-exists", "smiling")
     assert create(client, lighter).status_code == 201
     assert_problem(create(client, lighter), 409, "attribute-exists", "lighter")
+
+
+def test_there_are_sixteen_at_most(
+    client: TestClient, lighter: dict[str, list[np.ndarray]]
+) -> None:
+    token = "a-browser"
+    client.cookies.set("glow-visitor", token)
+    assert client.portal
+    for i in range(16):
+        store = client.app.state.parts.attributes  # type: ignore[attr-defined]
+        client.portal.call(store.put, visitor_of(token), custom(f"custom-{i}"))
+    assert len(names(client)) == 3 + 16
+    assert_problem(create(client, lighter), 409, "too-many-attributes", "16", "delete one")
 
 
 def test_without_keys_they_are_the_browsers_that_made_them(

@@ -87,6 +87,16 @@ def test_nothing_of_a_photograph_reaches_a_log_or_a_disk(
                 }
                 answer = client.post("edit", json=request_body, headers={"accept": kind})
                 answers.append(answer.content)
+            sweep = {"latent_id": latent_id, "attribute": "older", "steps": 3}
+            mix = {"latent_a": latent_id, "latent_b": latent_id, "t": 0.5}
+            answers += [
+                client.post("sweep", json=sweep).content,
+                client.post("mix", json=mix).content,
+                client.get(f"latents/{latent_id}", headers={"accept": "image/webp"}).content,
+            ]
+            examples = [(kind, files["image"]) for kind in ("positive[]", "negative[]")] * 3
+            faceless = client.post("attributes", data={"name": "mine"}, files=examples)
+            assert mark in faceless.json()["detail"]  # to whoever named the file so
             client.post("encode", files={"image": (f"{mark}.png", data[:9000])})
             client.delete(f"latents/{latent_id}")
         for answer in answers:
