@@ -52,12 +52,27 @@ def substituted(text: str, values: Mapping[str, str]) -> str:
 # a stage's files, and those of the kernel; what is the machine's alone is out of sight
 MOUNT = """
 set -e
-mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/root"
-for place in proc sys dev; do mount --rbind "/$place" "$1/root/$place"; done
-mount -t tmpfs tmpfs "$1/root$2"
-mount -t tmpfs tmpfs "$1/root/tmp"
-shift 2
+ROOT="$1/root"
+mount -t overlay overlay -o "lowerdir=$2,upperdir=$1/upper,workdir=$1/work" "$ROOT"
+for place in proc sys dev; do mount --rbind "/$place" "$ROOT/$place"; done
+mount -t tmpfs tmpfs "$ROOT$3"
+mount -t tmpfs tmpfs "$ROOT/tmp"
+shift 3
 """
+CHECKOUT = Path(__file__).parents[2]  # what runs in the image must not find it
+
+
+def layer(folder: Path) -> Path:
+    """A folder for an overlay to be mounted in."""
+    for part in ("upper", "work", "root"):
+        (folder / part).mkdir(parents=True)
+    return folder
+
+
+def in_mounts(folder: Path, below: str, script: str, *arguments: str) -> list[str]:
+    """A command that runs a script with the files of a layer and those below it at $ROOT."""
+    shell = ["unshare", "--mount", "sh", "-c", MOUNT + script, "sh"]
+    return [*shell, str(folder), below, str(CHECKOUT), *arguments]
 
 
 @dataclass
@@ -76,18 +91,9 @@ class Stage:
         return self.arguments | self.environment
 
     @property
-    def root(self) -> Path:
-        return self.folder / "root"
-
-    @property
     def upper(self) -> Path:
         """What the stage added to its base."""
         return self.folder / "upper"
-
-    def in_mounts(self, script: str, *arguments: str, hidden: Path) -> list[str]:
-        """A command that runs a script with the stage's files at $ROOT."""
-        shell = ["unshare", "--mount", "sh", "-c", f"ROOT={self.root}\n{MOUNT}{script}", "sh"]
-        return [*shell, str(self.folder), str(hidden), *arguments]
 
 
 class Image:
@@ -101,6 +107,7 @@ class Image:
         self._context = context
         self._defaults: dict[str, str] = {}
         self._stages: dict[str, Stage] = {}
+        self._containers = 0
         for instruction in instructions(dockerfile.read_text()):
             getattr(self, f"_{instruction.name.lower()}")(instruction)
         self.final = self._stage
@@ -109,9 +116,7 @@ class Image:
         image, _, name = instruction.text.partition(" AS ")
         assert re.fullmatch(r"python:[\d.]+-slim-\w+", substituted(image, self._defaults)), image
         name = name or "final"
-        folder = self._folder / name
-        for part in ("upper", "work", "root"):
-            (folder / part).mkdir(parents=True)
+        folder = layer(self._folder / name)
         self._stage = self._stages[name] = Stage(folder, {"PATH": BASE_PATH})
         self._sh(
             # there is a `python`, and any user may reach it
@@ -174,25 +179,21 @@ class Image:
     def _into(self, source: Path, destination: str) -> None:
         target = Path(self._stage.directory, destination)
         script = 'mkdir -p "$(dirname "$ROOT$2")" && cp -a --no-target-directory "$1" "$ROOT$2"'
-        command = self._stage.in_mounts(script, str(source), str(target), hidden=self._hidden)
+        command = in_mounts(self._stage.folder, "/", script, str(source), str(target))
         subprocess.run(command, check=True)
-
-    @property
-    def _hidden(self) -> Path:
-        """The checkout: what runs in the image must not find it."""
-        return Path(__file__).parents[2]
 
     def _sh(self, script: str, *arguments: str) -> None:
         stage = self._stage
         # as an engine does: the machine's way to the package index holds for the build
         index = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
         environment = {**index, "HOME": "/root", **stage.values}
-        command = stage.in_mounts(
+        command = in_mounts(
+            stage.folder,
+            "/",
             'cd "$ROOT" && exec chroot . env -i "$@"',
             f"--chdir={stage.directory}",
             *(f"{name}={value}" for name, value in environment.items()),
             *("sh", "-ec", script, "sh", *arguments),
-            hidden=self._hidden,
         )
         subprocess.run(command, check=True)
 
@@ -212,14 +213,17 @@ class Image:
         )
         readonly = 'mount -o remount,bind,ro "$ROOT"\ncd "$ROOT" && exec chroot . "$@"'
         words = self._confined(environment, command or self.final.command)
-        mounted = self.final.in_mounts(f"{binds}\n{readonly}", *words, hidden=self._hidden)
+        self._containers += 1
+        own = layer(self._folder / f"container{self._containers}")
+        below = f"{self.final.upper}:/"
+        mounted = in_mounts(own, below, f"{binds}\n{readonly}", *words)
         return subprocess.Popen([*prefix, *mounted], **options)
 
     def check_health(self, process: subprocess.Popen[bytes], **environment: str) -> int:
         """The exit status of the healthcheck, inside a container that runs."""
         words = self._confined(self.final.environment | environment, self.final.healthcheck)
-        enter = ["nsenter", f"--target={process.pid}", "--mount", "--net", "chroot"]
-        done = subprocess.run([*enter, str(self.final.root), *words], capture_output=True)
+        enter = ["nsenter", f"--target={process.pid}", "--mount", "--net", "--root"]
+        done = subprocess.run([*enter, *words], capture_output=True)
         return done.returncode
 
     def _confined(self, environment: Mapping[str, str], command: Sequence[str]) -> list[str]:
