@@ -27,7 +27,7 @@ import typer
 from PIL import Image
 
 from app import faces, photos
-from app.engine import Engine
+from app.engine import Engine, keep_freed_memory
 from app.latents import Record, RedisStore
 from app.photos import Pixels
 from model.bundle import Bundle
@@ -149,6 +149,7 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:
     """Devices, memory and bandwidth for so many daily users."""
+    keep_freed_memory()  # as the service does
     loaded = Bundle.load(bundle, device)
     one = measure(loaded, photo.read_bytes() if photo else None)
     print(

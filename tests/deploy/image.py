@@ -51,7 +51,6 @@ def substituted(text: str, values: Mapping[str, str]) -> str:
 
 # a stage's files, and those of the kernel; what is the machine's alone is out of sight
 MOUNT = """
-set -e
 ROOT="$1/root"
 mount -t overlay overlay -o "lowerdir=$2,upperdir=$1/upper,workdir=$1/work" "$ROOT"
 for place in proc sys dev; do mount --rbind "/$place" "$ROOT/$place"; done
@@ -69,10 +68,16 @@ def layer(folder: Path) -> Path:
     return folder
 
 
-def in_mounts(folder: Path, below: str, script: str, *arguments: str) -> list[str]:
-    """A command that runs a script with the files of a layer and those below it at $ROOT."""
-    shell = ["unshare", "--mount", "sh", "-c", MOUNT + script, "sh"]
-    return [*shell, str(folder), below, str(CHECKOUT), *arguments]
+def in_mounts(folder: Path, below: Path | None, script: str, *arguments: str) -> list[str]:
+    """A command that runs a script with the files of a layer, and of the one below it, at $ROOT."""
+    if below:
+        image = f"ro,lowerdir=/,upperdir={below}/upper,workdir={below}/work"
+        script = f"mount -t overlay overlay -o {image} {below}/root\n{MOUNT}{script}"
+    else:
+        script = MOUNT + script
+    lower = str(below / "root") if below else "/"
+    shell = ["unshare", "--mount", "sh", "-ec", script, "sh"]
+    return [*shell, str(folder), lower, str(CHECKOUT), *arguments]
 
 
 @dataclass
@@ -179,7 +184,7 @@ class Image:
     def _into(self, source: Path, destination: str) -> None:
         target = Path(self._stage.directory, destination)
         script = 'mkdir -p "$(dirname "$ROOT$2")" && cp -a --no-target-directory "$1" "$ROOT$2"'
-        command = in_mounts(self._stage.folder, "/", script, str(source), str(target))
+        command = in_mounts(self._stage.folder, None, script, str(source), str(target))
         subprocess.run(command, check=True)
 
     def _sh(self, script: str, *arguments: str) -> None:
@@ -189,7 +194,7 @@ class Image:
         environment = {**index, "HOME": "/root", **stage.values}
         command = in_mounts(
             stage.folder,
-            "/",
+            None,
             'cd "$ROOT" && exec chroot . env -i "$@"',
             f"--chdir={stage.directory}",
             *(f"{name}={value}" for name, value in environment.items()),
@@ -215,8 +220,7 @@ class Image:
         words = self._confined(environment, command or self.final.command)
         self._containers += 1
         own = layer(self._folder / f"container{self._containers}")
-        below = f"{self.final.upper}:/"
-        mounted = in_mounts(own, below, f"{binds}\n{readonly}", *words)
+        mounted = in_mounts(own, self.final.folder, f"{binds}\n{readonly}", *words)
         return subprocess.Popen([*prefix, *mounted], **options)
 
     def check_health(self, process: subprocess.Popen[bytes], **environment: str) -> int:
