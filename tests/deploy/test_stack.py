@@ -227,7 +227,7 @@ class TestRunning:
             for _ in range(10):
                 glow.decode(latent_id)
             assert all(served(address) > 0 for address in stack.addresses)
-            stack.servers[0].kill()
+            stack.servers[0].kill()  # it may die with one of these in its hands
             for _ in range(10):
                 glow.decode(latent_id)
 
