@@ -60,7 +60,7 @@ def create_app(settings: Settings) -> FastAPI:
         metrics.queue_depth.set_function(lambda: engine.waiting)
         parts = Parts(settings, engine, *_stores(settings), metrics)
         app.state.parts = parts
-        log.info("serving %s on %s", bundle.name, settings.device)
+        log.info("serving %s on %s", bundle.identity, settings.device)
         yield
         await asyncio.to_thread(engine.close)
         await parts.store.close()

@@ -1,7 +1,9 @@
 """A model on disk: one safetensors file of weights and directions, its header the rest."""
 
+import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,18 @@ class Bundle:
     directions: list[Direction] = field(default_factory=list)
     card: dict[str, Any] = field(default_factory=dict)
 
+    @cached_property
+    def identity(self) -> str:
+        """The name and a digest of the flow, whose latents are noise to any other."""
+        config = json.dumps(self.flow.config.to_dict(), sort_keys=True)
+        return f"{self.name}@{_digest(config, self.flow.state_dict())}"
+
+    @cached_property
+    def revision(self) -> str:
+        """The identity and a digest of the directions: all that an edited picture hangs on."""
+        vectors = {direction.name: direction.vector for direction in self.directions}
+        return f"{self.identity}+{_digest('', vectors)}"
+
     def save(self, path: Path, half: bool = False) -> None:
         """Write to `path` in one step, so that a reader never sees half a file; `half` stores
         float16, which halves the file."""
@@ -110,7 +124,8 @@ class Bundle:
     ) -> "Bundle":
         if header["format"] > FORMAT:
             raise BundleError(
-                f"has bundle format {header['format']}; this version reads up to {FORMAT}"
+                f"has bundle format {header['format']}; this version reads up to {FORMAT}: "
+                "serve it with a newer one"
             )
         flow = Flow(FlowConfig.from_dict(header["config"]))
         vectors = tensors.pop("directions", torch.empty(0, flow.config.dimensions)).float()
@@ -141,3 +156,11 @@ class Bundle:
             ],
             header["card"],
         )
+
+
+def _digest(text: str, tensors: dict[str, Tensor]) -> str:
+    hash = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        hash.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        hash.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return hash.hexdigest()[:12]

@@ -76,7 +76,7 @@ async def create(
     crops = await crops_of(uploads, parts.engine.resolution, parts.settings.max_pixels)
     count = len(positive)
     direction = await direction_of(parts.engine, name, crops[:count], crops[count:])
-    await parts.attributes.put(visitor, Custom(direction, parts.engine.bundle.name))
+    await parts.attributes.put(visitor, Custom(direction, parts.engine.bundle.identity))
     if not parts.owner:
         response.set_cookie(
             VISITOR_COOKIE,

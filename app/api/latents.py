@@ -97,7 +97,7 @@ async def encode(
 
     found, box, crop = await asyncio.to_thread(prepare)
     latent, bits_per_dim = await parts.engine.encode(crop)
-    latent_id = await parts.put(Record(latent, parts.engine.bundle.name, box, data))
+    latent_id = await parts.put(Record(latent, parts.engine.bundle.identity, box, data))
     return Encoded(
         latent_id=latent_id,
         face=found[0],
@@ -112,7 +112,7 @@ async def encode(
 async def sample(parts: PartsOf, request: SampleRequest) -> list[Sampled]:
     """Draw faces that never were; their pictures are at /decode."""
     latents = await parts.engine.sample(request.count, request.temperature, request.seed)
-    name = parts.engine.bundle.name
+    name = parts.engine.bundle.identity
     ids = [await parts.put(Record(latent, name)) for latent in latents]
     return [
         Sampled(latent_id=latent_id, readings=readings, expires_in=parts.settings.time_to_live)
@@ -151,14 +151,14 @@ async def latent(
         return Response(out.getvalue(), media_type=NPY, headers=headers)
     if any(kind.startswith("image/") for kind in kinds):
         format = await format_of(request)
-        tag = tag_of(record.model, "decode", latent_id, format)
+        tag = tag_of(parts.engine.bundle.revision, "decode", latent_id, format)
         if same := unchanged(request, tag):
             return same
         return await picture(await parts.decode(record.latent), format, tag)
     response.headers["Vary"] = "Accept"
     return LatentDescription(
         latent_id=latent_id,
-        model=record.model,
+        model=parts.engine.bundle.name,
         shapes=parts.engine.bundle.flow.config.part_shapes,
         has_photo=record.has_photo,
         expires_in=seconds,

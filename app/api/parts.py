@@ -40,12 +40,12 @@ class Parts:
         """A stored record of the model that is served, and its remaining seconds; another owner's
         is as unknown as one that never was."""
         record, seconds = await self._own(latent_id, photo)
-        if record.model != self.engine.bundle.name:
+        if record.model != self.engine.bundle.identity:
             raise Problem(
                 409,
                 "latent-of-another-model",
                 f"The latent belongs to the model {record.model}; this server has "
-                f"{self.engine.bundle.name}. Upload the photograph again.",
+                f"{self.engine.bundle.identity}. Upload the photograph again.",
             )
         return record, seconds
 
@@ -65,7 +65,7 @@ class Parts:
         if not self.visitor:
             return []
         kept = await self.attributes.all(self.visitor)
-        return [custom for custom in kept if custom.model == self.engine.bundle.name]
+        return [custom for custom in kept if custom.model == self.engine.bundle.identity]
 
     async def directions(self) -> list[Direction]:
         """All that this visitor can edit by."""
@@ -78,7 +78,7 @@ class Parts:
             if direction.name == name:
                 return direction
         custom = await self.attributes.get(self.visitor, name) if self.visitor else None
-        if custom is None or custom.model != self.engine.bundle.name:
+        if custom is None or custom.model != self.engine.bundle.identity:
             known = ", ".join(direction.name for direction in await self.directions())
             raise Problem(
                 422, "unknown-attribute", f"There is no attribute {name!r}; there are {known}."

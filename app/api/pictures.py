@@ -82,7 +82,7 @@ async def decode(parts: PartsOf, request: Request, format: FormatOf) -> Response
         raise Problem(
             415, "unsupported-body", f"The body must be application/json or {NPY}, not {kind!r}."
         )
-    tag = tag_of(parts.engine.bundle.name, "decode", identity, format)
+    tag = tag_of(parts.engine.bundle.revision, "decode", identity, format)
     return unchanged(request, tag) or await picture(await parts.decode(latent), format, tag)
 
 
@@ -121,7 +121,7 @@ async def edit(parts: PartsOf, request: Request, wanted: EditRequest, format: Fo
     record, _ = await parts.record(wanted.latent_id, photo=wanted.output == "photo")
     move = await _mixed(parts, record, wanted.mix, move)
     tag = tag_of(
-        parts.engine.bundle.name, "edit", wanted.latent_id, move.identity, wanted.output, format
+        parts.engine.bundle.revision, "edit", wanted.latent_id, move.identity, wanted.output, format
     )
     if same := unchanged(request, tag):
         return same
@@ -177,7 +177,7 @@ async def sweep(parts: PartsOf, request: Request, wanted: SweepRequest) -> Respo
     held = await _mixed(parts, record, wanted.mix, await parts.move(others))
     moves = [parts.step(direction, strength, held) for strength in strengths]
     identity = [wanted.animated, *(move.identity for move in moves)]
-    tag = tag_of(parts.engine.bundle.name, "sweep", wanted.latent_id, identity, format)
+    tag = tag_of(parts.engine.bundle.revision, "sweep", wanted.latent_id, identity, format)
     if same := unchanged(request, tag):
         return same
     if wanted.animated:
@@ -197,7 +197,7 @@ async def mix(parts: PartsOf, request: Request, wanted: MixRequest, format: Form
     a, _ = await parts.record(wanted.latent_a)
     b, _ = await parts.record(wanted.latent_b)
     ids = wanted.latent_a, wanted.latent_b
-    tag = tag_of(parts.engine.bundle.name, "mix", *ids, wanted.shares, format)
+    tag = tag_of(parts.engine.bundle.revision, "mix", *ids, wanted.shares, format)
     if same := unchanged(request, tag):
         return same
     # Along a straight line: keeping the latent's length instead, along a sphere, would be right for

@@ -249,6 +249,50 @@ class TestRefusal:
         rewrite(path, lambda header, _: header["directions"][0].pop("origin"))
         self.refused(path, "origin")
 
+    def test_the_config_of_an_older_version(self, bundle: Bundle, path: Path) -> None:
+        """It lacks the settings that came later; a flow of that time is the same without them."""
+
+        def age(header: dict[str, Any], _: dict[str, Tensor]) -> None:
+            later = ("normalisation", "checkerboard", "depth", "residual", "flat", "prior")
+            for setting in (*later, "classes"):
+                header["config"].pop(setting)
+
+        rewrite(path, age)
+        loaded = Bundle.load(path)
+        assert loaded.flow.config == bundle.flow.config
+        assert loaded.identity == bundle.identity
+
+
+class TestIdentity:
+    def test_it_survives_a_file(self, bundle: Bundle, path: Path) -> None:
+        loaded = Bundle.load(path)
+        assert loaded.identity == bundle.identity
+        assert loaded.revision == bundle.revision
+        assert re.fullmatch(r"toy@[0-9a-f]{12}", loaded.identity)
+
+    def test_other_weights_or_settings_are_another_model(self, bundle: Bundle) -> None:
+        config = bundle.flow.config
+        moved = Flow(config)
+        moved.load_state_dict(bundle.flow.state_dict())
+        with torch.no_grad():
+            next(moved.parameters()).view(-1)[0] += 1e-6
+        bounded = Flow(replace(config, log_scale_bound=config.log_scale_bound / 2))
+        bounded.load_state_dict(bundle.flow.state_dict())
+        flows = (bundle.flow, moved, bounded)
+        assert len({Bundle("toy", flow).identity for flow in flows}) == 3
+        assert Bundle("other", bundle.flow).identity != bundle.identity
+
+    def test_half_is_another_model(self, bundle: Bundle, tmp_path: Path) -> None:
+        bundle.save(tmp_path / "toy.safetensors", half=True)
+        assert Bundle.load(tmp_path / "toy.safetensors").identity != bundle.identity
+
+    def test_directions_make_another_revision_of_the_same_model(self, bundle: Bundle) -> None:
+        fewer = Bundle("toy", bundle.flow, bundle.directions[:1])
+        turned = [replace(bundle.directions[0], vector=-bundle.directions[0].vector)]
+        assert fewer.identity == bundle.identity
+        revisions = (bundle, fewer, Bundle("toy", bundle.flow, turned))
+        assert len({b.revision for b in revisions}) == 3
+
 
 class TestDirection:
     def test_reads_half_a_unit_on_either_side_of_its_origin(self) -> None:
