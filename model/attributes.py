@@ -280,9 +280,15 @@ CUTS = 10  # at most
 STRENGTHS = (0.5, 0.75, 1.0, 1.25, 1.5)
 
 
+def overshoot(pictures: Tensor) -> Tensor:
+    """How far each picture (B, C, H, W) leaves the 0 to 1 scale, (B,)."""
+    flat = pictures.flatten(1)
+    return torch.maximum(-flat.amin(1), flat.amax(1) - 1)
+
+
 def bursts(pictures: Tensor) -> Tensor:
-    """Which pictures (B, C, H, W) on the 0 to 1 scale leave it by more than BURST, (B,)."""
-    return ((pictures < -BURST) | (pictures > 1 + BURST)).flatten(1).any(1)
+    """Which pictures (B, C, H, W) leave the 0 to 1 scale by more than BURST, (B,)."""
+    return ~(overshoot(pictures) <= BURST)  # infinities may decode to what is not a number
 
 
 @torch.inference_mode()
@@ -293,17 +299,23 @@ def edited(
     picture bursts is shortened until it holds. Beyond the latents that the flow has seen, a decode
     can grow without bound; how far a face may move before that, only the decode tells.
 
+    A face that was drawn may burst by itself: its steps may not make it worse.
+
     `latents` and `steps` are flat, (B, dimensions), and `decode` takes such. No step, no change:
     that picture is the latent's own.
     """
     pictures = decode(latents + steps)
     share = torch.ones(len(latents), dtype=latents.dtype, device=latents.device)
-    for _ in range(CUTS):
-        again = torch.nonzero(bursts(pictures) & steps.any(1))[:, 0]
-        if not len(again):
-            break
-        share[again] *= SHORTER
-        pictures[again] = decode(latents[again] + share[again, None] * steps[again])
+    again = torch.nonzero(bursts(pictures) & steps.any(1))[:, 0]
+    if len(again):
+        bound = torch.full_like(share, BURST, dtype=pictures.dtype)
+        bound[again] = overshoot(decode(latents[again])).nan_to_num(BURST).clamp(min=BURST)
+        for _ in range(CUTS):
+            again = again[~(overshoot(pictures[again]) <= bound[again])]
+            if not len(again):
+                break
+            share[again] *= SHORTER
+            pictures[again] = decode(latents[again] + share[again, None] * steps[again])
     return pictures, share
 
 

@@ -99,7 +99,7 @@ class Parts:
 
         Raises Problem 422 for an attribute that is unknown, or a strength outside its range.
         """
-        move = Move({}, None)
+        move = Move({})
         for name, strength in strengths.items():
             move = self.step(await self.direction(name), strength, move)
         return move
@@ -120,35 +120,36 @@ class Parts:
             return replace(before, strengths={**before.strengths, direction.name: strength})
         if not strength:
             return before
-        return before.shifted(strength * direction.vector.double().numpy())
+        offset = strength * direction.vector.double().numpy()
+        return replace(before, offset=offset if before.offset is None else before.offset + offset)
 
     async def decode(self, latent: Latent, move: "Move | None" = None) -> Pixels:
         """The crop of a latent, moved."""
         if move is None:
             return await self.engine.decode(latent)
-        return await self.engine.decode(latent, move.strengths, move.offset)
+        start = latent if move.way is None else latent + move.way
+        return await self.engine.decode(start, move.strengths, move.offset)
 
 
 @dataclass(frozen=True)
 class Move:
-    """What an edit adds to a latent: strengths of built-in directions, which the engine knows, and
-    the sum of the custom ones and of the way to a face that is mixed in."""
+    """What an edit does to a latent: strengths of built-in directions, which the engine knows, the
+    sum of the custom ones, and the way to a face that is mixed in, from whose end they step."""
 
     strengths: dict[str, float]
-    offset: Latent | None
-
-    def shifted(self, offset: Latent) -> "Move":
-        return replace(self, offset=offset if self.offset is None else self.offset + offset)
+    offset: Latent | None = None
+    way: Latent | None = None
 
     def __bool__(self) -> bool:
-        return self.offset is not None or any(self.strengths.values())
+        return not (self.offset is None and self.way is None) or any(self.strengths.values())
 
     @property
     def identity(self) -> list[object]:
         """Two moves of the same identity do the same; strengths of 0 do nothing."""
-        offset = b"" if self.offset is None else self.offset.tobytes()
         strengths = sorted((name, value) for name, value in self.strengths.items() if value)
-        return [strengths, hashlib.sha256(offset).hexdigest()]
+        vectors = (self.offset, self.way)
+        digests = [v if v is None else hashlib.sha256(v.tobytes()).hexdigest() for v in vectors]
+        return [strengths, *digests]
 
 
 async def _parts(connection: HTTPConnection) -> Parts:

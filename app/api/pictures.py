@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import io
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -140,7 +141,7 @@ async def _mixed(parts: Parts, record: Record, mix: Mixing | None, move: Move) -
     if mix is None:
         return move
     other, _ = await parts.record(mix.latent_id)
-    return move.shifted(mix.t * (other.latent - record.latent)) if mix.t else move
+    return replace(move, way=mix.t * (other.latent - record.latent)) if mix.t else move
 
 
 async def _edited(parts: Parts, record: Record, move: Move) -> Pixels:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,9 +156,10 @@ def test_there_are_sixteen_at_most(
     token = "a-browser"
     client.cookies.set("glow-visitor", token)
     assert client.portal
+    parts = client.app.state.parts  # type: ignore[attr-defined]
     for i in range(16):
-        store = client.app.state.parts.attributes  # type: ignore[attr-defined]
-        client.portal.call(store.put, visitor_of(token), custom(f"custom-{i}"))
+        made = replace(custom(f"custom-{i}"), model=parts.engine.bundle.identity)
+        client.portal.call(parts.attributes.put, visitor_of(token), made)
     assert len(names(client)) == 3 + 16
     assert_problem(create(client, lighter), 409, "too-many-attributes", "16", "delete one")
 

@@ -355,8 +355,14 @@ class TestEdited:
         )
         assert bursts(pictures).all()
         assert (share == 1).all()
-        _, share = edited(lambda z: flow.decode(flow.unflatten(z)), far, shades[:2])
-        torch.testing.assert_close(share, torch.full_like(share, SHORTER**CUTS))
+
+    def test_a_face_that_bursts_by_itself_gets_no_worse(self, flow: Flow, shades: Tensor) -> None:
+        lighter = shades[-1] - shades[0]
+        far = (shades[:2] + 20 * lighter).repeat(2, 1)
+        steps = torch.stack([lighter, lighter, -lighter, -lighter])
+        _, share = edited(lambda z: flow.decode(flow.unflatten(z)), far, steps)
+        expected = torch.tensor([SHORTER**CUTS, SHORTER**CUTS, 1, 1], dtype=share.dtype)
+        torch.testing.assert_close(share, expected)
 
 
 class TestCommand:
