@@ -36,7 +36,7 @@ from model.layers import (
 PATH_ERROR = 1e-10  # of x, from encode to decode: 3e-14 on faces, 9e-11 on black and white noise
 POINTS = [0.5 + i / 64 for i in range(8)]  # of a bin, tried in turn
 ROUGH = 1.5 * 2.0**12  # float32 numbers near it are multiples of 2**-11
-FINE_PIXELS = 16  # a level of no more has float32 networks, which cost it little
+FINE_PIXELS = 64  # a level of no more has float32 networks, which cost it little
 CHUNK = 8  # images, whose activations fit in the cache
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)  # batch sizes that a GPU has graphs for
 

@@ -17,7 +17,7 @@ from model.config import FlowConfig
 from model.flow import Flow
 from model.runtime import BUCKETS, CHUNK, PATH_ERROR, POINTS, Program, Runtime, fastest, folds
 
-SIZE = 16  # pixels: its first level is in the runtime's precision, FINE_PIXELS being 8 x 8
+SIZE = 16  # pixels: its first level is in the runtime's precision, its second in float32
 GLOW = FlowConfig(resolution=SIZE * 2, steps=(2, 2), hidden=(8, 8))
 CONFIGS = {
     "glow": GLOW,
