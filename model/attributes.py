@@ -308,10 +308,10 @@ def edited(
     share = torch.ones(len(latents), dtype=latents.dtype, device=latents.device)
     again = torch.nonzero(bursts(pictures) & steps.any(1))[:, 0]
     if len(again):
-        bound = torch.full_like(share, BURST, dtype=pictures.dtype)
-        bound[again] = overshoot(decode(latents[again])).nan_to_num(BURST).clamp(min=BURST)
+        bound = overshoot(decode(latents[again])).nan_to_num(BURST).clamp(min=BURST)
         for _ in range(CUTS):
-            again = again[~(overshoot(pictures[again]) <= bound[again])]
+            worse = ~(overshoot(pictures[again]) <= bound)
+            again, bound = again[worse], bound[worse]
             if not len(again):
                 break
             share[again] *= SHORTER
