@@ -108,6 +108,7 @@ def test_a_crop_placed_by_hand(hand: Hand, page: Page, tmp_path: Path) -> None:
     hand.button("Place the crop by hand").click()
     dialog = page.get_by_role("dialog", name="Adjust the crop")
     crop = dialog.get_by_role("group", name=re.compile("^Crop"))
+    expect(crop).to_be_visible()
     bed = page.locator("#bed").bounding_box()
     assert bed
     scale = 400 / bed["width"]
