@@ -25,8 +25,8 @@ from model.attributes import (
     read,
     sum_up,
 )
-from model.bundle import Bundle
-from model.config import PRESETS
+from model.bundle import Bundle, BundleError
+from model.config import PRESETS, FlowConfig
 from model.data import (
     Images,
     Labels,
@@ -39,6 +39,7 @@ from model.data import (
     write_pack,
 )
 from model.flow import Flow
+from model.grow import grown
 from model.probe import judge_images
 from model.probe import train as train_probe
 from model.train import (
@@ -90,6 +91,10 @@ def train(
     ycond: Annotated[
         bool, typer.Option(help="A prior for each class of images; a class is a subfolder.")
     ] = False,
+    start: Annotated[
+        Path | None,
+        typer.Option(help="Bundle to begin from, as deep as the preset or less: then it grows."),
+    ] = None,
     seed: int = DEFAULTS.seed,
     checkpoint_every: int = DEFAULTS.checkpoint_every,
     tensorboard: Annotated[
@@ -113,11 +118,12 @@ def train(
         compile=compile,
         seed=seed,
         checkpoint_every=checkpoint_every,
+        settle=0 if start else DEFAULTS.settle,
     )
     with process_group(device), summary(tensorboard) as log:
         train_images = Images.find(data_path, PRESETS[preset].resolution, "train", validation)
         held_out = Images.find(data_path, PRESETS[preset].resolution, "val", validation)
-        _train(preset, settings, train_images, held_out, ycond, out, device, log)
+        _train(preset, settings, train_images, held_out, ycond, start, out, device, log)
 
 
 def _train(
@@ -126,6 +132,7 @@ def _train(
     train_images: Images,
     validation_images: Images,
     ycond: bool,
+    start: Path | None,
     out: Path,
     device: torch.device,
     log: Log,
@@ -140,7 +147,8 @@ def _train(
         config = replace(config, classes=len(classes))
         labels, held_out_labels = classes_of(names, classes), classes_of(held_out_names, classes)
     torch.manual_seed(settings.seed)
-    trainer = Trainer(Flow(config).to(device), images, settings, labels)
+    flow = _begun(start, config) if start else Flow(config)
+    trainer = Trainer(flow.to(device), images, settings, labels)
     state = out.with_suffix(".ckpt")
     if state.exists():
         try:
@@ -148,7 +156,7 @@ def _train(
         except ValueError as error:
             raise typer.BadParameter(f"{state} cannot be resumed: {error}") from error
         print(f"resuming {state} at step {trainer.step}")
-    else:
+    elif not start:
         trainer.initialize()
 
     def checkpoint(trainer: Trainer) -> None:
@@ -175,6 +183,13 @@ def _train(
         save_samples(trainer.averaged, out.with_suffix(f".{trainer.step:06d}.png"))
 
     trainer.run(checkpoint, log)
+
+
+def _begun(start: Path, config: FlowConfig) -> Flow:
+    try:
+        return grown(Bundle.load(start).flow, config).train().requires_grad_()
+    except (BundleError, ValueError) as error:
+        raise typer.BadParameter(f"training cannot begin from {start}: {error}") from error
 
 
 @app.command()

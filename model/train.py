@@ -31,12 +31,14 @@ class TrainConfig:
     """How to train. The learning rate climbs linearly for `warm_up` steps, stays, and falls by a
     cosine to zero over the last `cool_down`, a share of all steps. `batch` is that of one step of
     all processes together, worked through in `accumulate` parts. What acts on the path of x
-    itself (see `on_the_path`) learns at a share of the rate that falls to `path_rate`."""
+    itself (see `on_the_path`) learns at a share of the rate that falls to `path_rate`, by half in
+    the first `settle` steps; a flow that was trained before needs none."""
 
     steps: int = 10_000
     batch: int = 16
     learning_rate: float = 2e-3
     path_rate: float = 0.05
+    settle: int = 500
     warm_up: int = 100
     cool_down: float = 0.5
     clip: float = 1.0
@@ -58,8 +60,8 @@ class TrainConfig:
 
     def path_share(self, step: int) -> float:
         """Share of the rate at which what acts on the path learns: all of it at first, when the
-        scales are still to be found, half of it after 500 steps, and so on."""
-        return max(self.path_rate, 500 / (500 + step))
+        scales are still to be found, half of it after `settle` steps, and so on."""
+        return max(self.path_rate, self.settle / (self.settle + step + 1))
 
 
 class DivergedError(Exception):
@@ -155,7 +157,8 @@ class Trainer:
         return torch.Generator(self.device).manual_seed(seed)
 
     def initialize(self) -> None:
-        """Data-dependent initialisation from the first batches, the same in every process."""
+        """Data-dependent initialisation from the first batches, the same in every process; not for
+        a flow that was trained before."""
         images = torch.cat([self.batch(step) for step in range(4)])
         self.flow.initialize(images, self._noise(images, 0))
         self.average.module.load_state_dict(self.flow.state_dict())
