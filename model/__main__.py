@@ -18,11 +18,13 @@ from model.attributes import (
     Readings,
     Sums,
     attributes_of,
+    confined,
     directions_of,
     held_still,
     mean_difference,
     ranged,
     read,
+    spanning,
     sum_up,
 )
 from model.bundle import Bundle, BundleError
@@ -243,13 +245,26 @@ def directions(
             help="Attribute of light, of which each direction gets what keeps the skin's."
         ),
     ] = "",
+    levels: Annotated[
+        int, typer.Option(min=0, help="How many of the last levels' parts they move; 0 is all.")
+    ] = 0,
+    clear: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Make the unit lead between the means of this share of the validation images of "
+            "either kind, those that read clearest; 0 is between the means of the training images.",
+        ),
+    ] = 0,
     orthogonal: Annotated[
         bool, typer.Option(help="Set the directions at right angles to one another.")
     ] = False,
 ) -> None:
     """Find attribute directions, judge them on the validation images, and write them down.
 
-    A direction is a difference of mean latents. A graded column counts as had in the upper third
+    A direction is a difference of mean latents; with --clear its length is that between faces that
+    clearly have the attribute and clearly lack it. A graded column counts as had in the upper third
     of its values, and as not in the lower third.
     """
     if stratify and hold:
@@ -269,6 +284,8 @@ def directions(
     batches = tqdm(train.batches(BATCH), "means", unit="batch")
     sums = sum_up(flow, batches, labels, chosen, _list(stratify), _list(hold))
     means = held_still(sums) if hold else mean_difference(sums)
+    if levels:
+        means = confined(means, flow.config, levels)
     if keep_skin:
         means = _with_the_skin_kept(flow, sums, means, keep_skin, train)
     found = directions_of(sums, means, orthogonal)
@@ -277,11 +294,13 @@ def directions(
     with torch.inference_mode():
         latents = flow.flatten(flow.encode(faces.to(_device())))
     deviations = readings.values.std(dim=0).tolist()
-    bundle.directions = [
-        ranged(flow, replace(direction, std=std), latents)
-        for direction, std in zip(tqdm(found, "ranges"), deviations, strict=True)
-    ]
+    found = [replace(d, std=std) for d, std in zip(found, deviations, strict=True)]
+    if clear:
+        found = [spanning(d, *readings.clear(i, clear)) for i, d in enumerate(found)]
+    bundle.directions = [ranged(flow, direction, latents) for direction in tqdm(found, "ranges")]
     bundle.card["directions"] = {
+        "levels": levels or flow.config.levels,
+        "clear": clear,
         "stratified_by": sums.stratify,
         "held": sums.hold,
         "skin_kept_by": keep_skin,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from model.bundle import Direction
+from model.config import FlowConfig
 from model.data import Labels
 from model.flow import Flow
 
@@ -201,6 +202,19 @@ def held_still(sums: Sums) -> tuple[Tensor, Tensor]:
     return positive, negative
 
 
+def confined(
+    means: tuple[Tensor, Tensor], config: FlowConfig, levels: int
+) -> tuple[Tensor, Tensor]:
+    """The mean latents, (attributes, dimensions), where they differ in the parts of the last
+    `levels` levels alone. What a face is lies there; in the parts before them, larger by far, it
+    leaves traces that move little but noise."""
+    last = sum(math.prod(shape) for shape in config.part_shapes[-levels:])
+    positive, negative = (mean.clone() for mean in means)
+    middle = (positive + negative)[:, :-last] / 2
+    positive[:, :-last] = negative[:, :-last] = middle
+    return positive, negative
+
+
 def orthogonal(vectors: Tensor) -> Tensor:
     """The orthogonal directions nearest to the given ones (attributes, dimensions), which take no
     order among them: the symmetric orthogonalisation of the unit vectors (Löwdin 1950). Each keeps
@@ -258,6 +272,16 @@ class Readings:
         up_to = torch.searchsorted(negative, positive, right=True)
         return ((below + up_to) / 2).mean().item() / len(negative) if len(negative) else math.nan
 
+    def clear(self, attribute: int, share: float) -> tuple[float, float]:
+        """The mean reading of the images that clearly lack the attribute, and of those that
+        clearly have it: of either kind the `share` that reads clearest, one image at least."""
+        sign = self.signs[:, attribute]
+        means = []
+        for kind in (-1, 1):
+            clearest = (kind * self.values[sign == kind, attribute]).sort(descending=True).values
+            means.append(kind * clearest[: max(1, round(share * len(clearest)))].mean().item())
+        return means[0], means[1]
+
 
 @torch.inference_mode()
 def read(flow: Flow, directions: list[Direction], batches: Batches, labels: Labels) -> Readings:
@@ -272,6 +296,18 @@ def read(flow: Flow, directions: list[Direction], batches: Batches, labels: Labe
         values.append(latent @ vectors.T - origins)
         sign.append(labels.signs(names, [d.name for d in directions]))
     return Readings(torch.cat(values), torch.cat(sign))
+
+
+def spanning(direction: Direction, lacking: float, having: float) -> Direction:
+    """The direction with the step from one reading to another as its unit: these then read -0.5
+    and 0.5."""
+    unit = having - lacking
+    return replace(
+        direction,
+        vector=unit * direction.vector,
+        origin=(direction.origin + (lacking + having) / 2) / unit,
+        std=direction.std / unit,
+    )
 
 
 BURST = 0.2  # how far a decoded value may leave the 0 to 1 scale before the picture breaks
@@ -320,7 +356,7 @@ def edited(
 
 
 @torch.inference_mode()
-def ranged(flow: Flow, direction: Direction, latents: Tensor, share: float = 0.75) -> Direction:
+def ranged(flow: Flow, direction: Direction, latents: Tensor, share: float = 0.5) -> Direction:
     """The direction with `min` and `max` at the greatest strengths of STRENGTHS, each way, whose
     step at least `share` of the faces take whole. At least the first. `latents` are flat, (faces,
     dimensions)."""

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from model.attributes import (
     Readings,
     attributes_of,
     bursts,
+    confined,
     directions_of,
     edited,
     held_still,
@@ -28,6 +30,7 @@ from model.attributes import (
     orthogonal,
     ranged,
     read,
+    spanning,
     sum_up,
 )
 from model.bundle import Bundle, Direction
@@ -101,6 +104,45 @@ def test_readings_are_half_a_unit_at_the_means(flow: Flow, images: Tensor) -> No
     readings = read(flow, directions, in_batches(images, 4), LABELS)
     assert readings.values.shape == readings.signs.shape == (30, 2)
     assert readings.values[5, 1].item() == pytest.approx(directions[1].reading(z[5]), abs=1e-4)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_confined_means_differ_in_the_last_levels_alone(
+    flow: Flow, images: Tensor, levels: int
+) -> None:
+    means = mean_difference(sum_up(flow, in_batches(images, 30), LABELS, [SMILE, AGE]))
+    before = means[0].clone(), means[1].clone()
+    positive, negative = confined(means, flow.config, levels)
+    kept = 0 if levels > 1 else flow.config.dimensions - math.prod(flow.config.part_shapes[-1])
+    assert torch.equal(positive[:, :kept], negative[:, :kept])
+    assert torch.equal(positive[:, kept:], before[0][:, kept:])
+    assert torch.equal(negative[:, kept:], before[1][:, kept:])
+    torch.testing.assert_close(positive + negative, before[0] + before[1])
+    assert all(torch.equal(a, b) for a, b in zip(means, before, strict=True))
+
+
+def test_clear_images_are_those_that_read_clearest() -> None:
+    values = torch.tensor([[0.1, 0.9, 0.5, -0.9, -0.2, -0.4, 5.0, 0.7]]).T
+    signs = torch.tensor([[1, 1, 1, -1, -1, -1, 0, 1]]).T
+    readings = Readings(values, signs)
+    assert readings.clear(0, 0.5) == pytest.approx((-0.65, 0.8))
+    assert readings.clear(0, 0.01) == pytest.approx((-0.9, 0.9))
+    assert readings.clear(0, 1.0) == pytest.approx((-0.5, 0.55))
+
+
+def test_a_direction_that_spans_two_readings(flow: Flow, images: Tensor) -> None:
+    batches = in_batches(images, 30)
+    (age,) = plain(flow, batches, [AGE])
+    before = read(flow, [age], batches, LABELS)
+    lacking, having = before.clear(0, 0.2)
+    wide = spanning(age, lacking, having)
+    after = read(flow, [wide], batches, LABELS)
+    assert after.clear(0, 0.2) == pytest.approx((-0.5, 0.5), abs=1e-4)
+    torch.testing.assert_close(wide.vector, (having - lacking) * age.vector)
+    deviation = before.values.std().item()
+    spread = spanning(replace(age, std=deviation), lacking, having).std
+    assert spread == pytest.approx(after.values.std().item(), rel=1e-4)
+    assert after.auc(0) == before.auc(0)
 
 
 class TestStratified:
@@ -402,6 +444,8 @@ class TestCommand:
         assert bundle.card == {
             "licence": "none",
             "directions": {
+                "levels": 2,
+                "clear": 0,
                 "stratified_by": [],
                 "held": [],
                 "skin_kept_by": "",
@@ -433,6 +477,21 @@ class TestCommand:
         assert re.search(rf"^older +{round(100 * cosine)} +100$", output, re.MULTILINE)
         assert bundle.card["directions"]["stratified_by"] == strata
         assert bundle.card["directions"]["held"] == held
+
+    def test_clear_directions_of_the_last_level(self, folder: Path, images: Tensor) -> None:
+        arguments = ["--labels", str(folder / "labels.csv"), "--attributes", "smiling, older"]
+        self.run(folder, *arguments, "--levels", "1", "--clear", "0.2")
+        bundle = Bundle.load(folder / "toy.safetensors")
+        assert bundle.card["directions"]["levels"] == 1
+        assert bundle.card["directions"]["clear"] == 0.2
+        batches = in_batches(images, 30)
+        means = mean_difference(sum_up(bundle.flow, batches, LABELS, [SMILE, AGE]))
+        differences = torch.sub(*confined(means, bundle.flow.config, 1)).float()
+        readings = read(bundle.flow, bundle.directions, batches, LABELS)
+        for i, (found, plain) in enumerate(zip(bundle.directions, differences, strict=True)):
+            assert torch.cosine_similarity(found.vector, plain, dim=0) > 0.9999
+            assert readings.clear(i, 0.2) == pytest.approx((-0.5, 0.5), abs=1e-3)
+            assert found.std == pytest.approx(readings.values[:, i].std().item(), rel=1e-3)
 
     def test_subfolders_are_classes(self, folder: Path) -> None:
         for i, path in enumerate(sorted((folder / "faces").iterdir())):
