@@ -268,7 +268,7 @@ class _Model:
         self._flow = flow = bundle.flow
         self._runtime = fastest(flow)
         self._directions = bundle.directions
-        self.device = next(flow.parameters()).device
+        self.device = flow.device
         dimensions, resolution = flow.config.dimensions, flow.config.resolution
         vectors = [direction.vector.double() for direction in bundle.directions]
         stacked = torch.stack(vectors) if vectors else torch.empty(0, dimensions).double()

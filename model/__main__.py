@@ -44,6 +44,7 @@ from model.flow import Flow
 from model.grow import grown
 from model.probe import judge_images
 from model.probe import train as train_probe
+from model.runtime import Frozen, fastest
 from model.train import (
     OPTIMIZERS,
     Log,
@@ -270,7 +271,7 @@ def directions(
     if stratify and hold:
         raise typer.BadParameter("--stratify and --hold hold attributes still in two ways")
     bundle = Bundle.load(bundle_path, _device())
-    flow = bundle.flow
+    flow = fastest(bundle.flow)
     train = Images.find(data_path, flow.config.resolution, "train", validation)
     held_out = Images.find(data_path, flow.config.resolution, "val", validation)
     labels = _labels(labels_path, data_path, train, held_out)
@@ -292,7 +293,7 @@ def directions(
     readings = read(flow, found, tqdm(held_out.batches(BATCH), "readings", unit="batch"), labels)
     faces = _spread(held_out, RANGE_FACES)
     with torch.inference_mode():
-        latents = flow.flatten(flow.encode(faces.to(_device())))
+        latents = flow.flatten(flow.encode(faces.to(flow.device)))
     deviations = readings.values.std(dim=0).tolist()
     found = [replace(d, std=std) for d, std in zip(found, deviations, strict=True)]
     if clear:
@@ -326,13 +327,13 @@ def _spread(images: Images, count: int) -> Tensor:
 
 
 def _with_the_skin_kept(
-    flow: Flow, sums: Sums, means: tuple[Tensor, Tensor], light: str, images: Images
+    flow: Frozen, sums: Sums, means: tuple[Tensor, Tensor], light: str, images: Images
 ) -> tuple[Tensor, Tensor]:
     """The mean latents moved apart or together so that their differences keep the skin's light;
     that of the light itself stays."""
     faces = _spread(images, SKIN_FACES)
     with torch.inference_mode():
-        latents = flow.flatten(flow.encode(faces.to(_device())))
+        latents = flow.flatten(flow.encode(faces.to(flow.device)))
     positive, negative = means
     vectors = (positive - negative).to(latents.device)
     at = [attribute.name for attribute in sums.attributes].index(light)
@@ -364,7 +365,7 @@ def evaluate(
     names, images = next(held_out.batches(sys.maxsize))
     bits = bits_per_dim(flow, images)
     seen = _spread(train, len(images))
-    error, wrong = evaluation.reconstruction(flow, images)
+    error, wrong = evaluation.reconstruction(fastest(flow), images)
     figures = {
         "bits/dim": f"{bits.mean():.4f} ± {bits.std() / len(bits) ** 0.5:.4f} (standard error)",
         "images": str(len(images)),
@@ -376,7 +377,7 @@ def evaluate(
         print(f"{name}: {value}")
     readings, probed, found, groups = None, None, [], []
     if labels and columns and (labels_path or set(columns) <= set(labels.columns)):
-        readings = read(flow, bundle.directions, held_out.batches(BATCH), labels)
+        readings = read(fastest(flow), bundle.directions, held_out.batches(BATCH), labels)
         learned_names, learned = next(train.batches(PROBE_IMAGES))
         signs = labels.signs(learned_names, columns)
         probe = train_probe(columns, learned.to(_device()), signs)

@@ -13,7 +13,7 @@ from torch import Tensor
 from model.bundle import Direction
 from model.config import FlowConfig
 from model.data import Labels
-from model.flow import Flow
+from model.runtime import Frozen
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Sums:
 
 @torch.inference_mode()
 def sum_up(
-    flow: Flow,
+    flow: Frozen,
     batches: Batches,
     labels: Labels,
     attributes: list[Attribute],
@@ -119,7 +119,6 @@ def sum_up(
     Raises ValueError for an attribute that no image has, or none lacks, and what `Labels.signs`
     does.
     """
-    device = next(flow.parameters()).device
     columns, stratify, hold = [a.name for a in attributes], stratify or [], hold or []
     shape = (len(columns), 2 + len(hold))
     products = torch.zeros(*shape, shape[1], dtype=torch.float64)
@@ -127,7 +126,7 @@ def sum_up(
     sums = Sums(attributes, stratify, {}, {}, hold, products, moments)
     for names, images in batches:
         sign = labels.signs(names, columns)
-        latent = flow.flatten(flow.encode(images.to(device))).double().cpu()
+        latent = flow.flatten(flow.encode(images.to(flow.device))).double().cpu()
         grades = labels.grades(names, hold)[:, None].expand(-1, len(columns), -1)
         rows = torch.cat([torch.ones_like(sign)[..., None], sign[..., None], grades], dim=2)
         rows = rows * sign.abs()[..., None]
@@ -284,15 +283,14 @@ class Readings:
 
 
 @torch.inference_mode()
-def read(flow: Flow, directions: list[Direction], batches: Batches, labels: Labels) -> Readings:
+def read(flow: Frozen, directions: list[Direction], batches: Batches, labels: Labels) -> Readings:
     """Where each image lies on each attribute's slider."""
-    device = next(flow.parameters()).device
     vectors = torch.stack([d.vector for d in directions]).double()
     vectors = vectors / vectors.square().sum(1, keepdim=True)
     origins = torch.tensor([d.origin for d in directions], dtype=torch.float64)
     values, sign = [], []
     for names, images in batches:
-        latent = flow.flatten(flow.encode(images.to(device))).double().cpu()
+        latent = flow.flatten(flow.encode(images.to(flow.device))).double().cpu()
         values.append(latent @ vectors.T - origins)
         sign.append(labels.signs(names, [d.name for d in directions]))
     return Readings(torch.cat(values), torch.cat(sign))
@@ -356,7 +354,7 @@ def edited(
 
 
 @torch.inference_mode()
-def ranged(flow: Flow, direction: Direction, latents: Tensor, share: float = 0.5) -> Direction:
+def ranged(flow: Frozen, direction: Direction, latents: Tensor, share: float = 0.5) -> Direction:
     """The direction with `min` and `max` at the greatest strengths of STRENGTHS, each way, whose
     step at least `share` of the faces take whole. At least the first. `latents` are flat, (faces,
     dimensions)."""

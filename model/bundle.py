@@ -29,8 +29,9 @@ class Direction:
 
     A latent's reading is (z . vector) / |vector|**2 - origin: -0.5 at the mean of the images
     without the attribute, +0.5 at the mean of those with it (or of those that clearly are so, see
-    `model.attributes.spanning`), so one unit of strength is one unit of reading. `std` is the deviation of the readings of the data; `min` and `max` bound the
-    strengths at which decoded pictures hold.
+    `model.attributes.spanning`), so one unit of strength is one unit of reading. `std` is the
+    deviation of the readings of the data; `min` and `max` bound the strengths at which decoded
+    pictures hold.
     """
 
     name: str

@@ -15,8 +15,8 @@ from torch import Tensor
 from model.attributes import Readings, bursts, edited
 from model.bundle import Bundle, Direction
 from model.data import Labels, grid
-from model.flow import Flow
 from model.probe import Probe, judge, judge_images
+from model.runtime import Frozen, fastest
 from model.skin import cheeks
 
 BATCH = 32
@@ -53,13 +53,12 @@ class Edited:
 
 
 @torch.inference_mode()
-def _latents(flow: Flow, images: Tensor) -> Tensor:
-    device = next(flow.parameters()).device
-    return torch.cat([flow.flatten(flow.encode(b.to(device))) for b in images.split(BATCH)])
+def _latents(flow: Frozen, images: Tensor) -> Tensor:
+    return torch.cat([flow.flatten(flow.encode(b.to(flow.device))) for b in images.split(BATCH)])
 
 
 @torch.inference_mode()
-def _edited(flow: Flow, latents: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+def _edited(flow: Frozen, latents: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
     pairs = zip(latents.split(BATCH), steps.expand_as(latents).split(BATCH), strict=True)
     chunks = [
         edited(lambda z: flow.decode(flow.unflatten(z)), chunk, step) for chunk, step in pairs
@@ -76,16 +75,17 @@ def _border(change: Tensor) -> float:
 
 
 def edit(
-    flow: Flow,
+    flow: Frozen,
     probe: Probe,
     direction: Direction,
     strength: float,
     images: Tensor,
+    latents: Tensor,
     deviations: Tensor,
 ) -> tuple[Edited, Tensor]:
     """Move faces by a strength and see what changed, logits in their `deviations` (attributes,);
-    and which of the faces have what the strength asks for then, (faces,)."""
-    latents = _latents(flow, images)
+    and which of the faces have what the strength asks for then, (faces,). `latents` are those of
+    the images, flat."""
     start = images.to(latents.device).float().add(0.5) / flow.bins
     moved, share = _edited(flow, latents, strength * direction.vector.to(latents.device))
     before, after = judge(probe, start), judge(probe, moved)
@@ -127,14 +127,16 @@ def edits(
     """Every direction upwards on faces without the attribute, and downwards on faces with it: what
     it does, which of the images it was tried on, and on which of those it succeeded."""
     sign = labels.signs(names, [direction.name for direction in bundle.directions])
-    device = next(bundle.flow.parameters()).device
-    deviations = judge_images(probe, images.to(device)).std(dim=0)
+    flow = fastest(bundle.flow)
+    latents = _latents(flow, images)
+    deviations = judge_images(probe, images.to(flow.device)).std(dim=0)
     for column, direction in zip(sign.T, bundle.directions, strict=True):
         for strength in strengths(direction):
             tried = torch.nonzero(column == -math.copysign(1.0, strength))[:faces, 0]
             if len(tried) > 1:
-                chosen = images[tried]
-                found, succeeded = edit(bundle.flow, probe, direction, strength, chosen, deviations)
+                found, succeeded = edit(
+                    flow, probe, direction, strength, images[tried], latents[tried], deviations
+                )
                 yield found, tried, succeeded.cpu()
 
 
@@ -155,13 +157,12 @@ def by_group(
 
 
 @torch.inference_mode()
-def reconstruction(flow: Flow, images: Tensor) -> tuple[float, int]:
+def reconstruction(flow: Frozen, images: Tensor) -> tuple[float, int]:
     """The largest distance of a decoded value from the middle of its bin, in bins (a picture comes
     back exactly below 0.5), and the number of images that do not."""
     largest, wrong = 0.0, 0
-    device = next(flow.parameters()).device
     for batch in images.split(BATCH):
-        batch = batch.to(device)
+        batch = batch.to(flow.device)
         pictures = flow.decode(flow.encode(batch))
         distance = (pictures * flow.bins - 0.5 - batch).abs().max().item()
         largest = distance if math.isnan(distance) else max(largest, distance)
@@ -177,7 +178,7 @@ def cosines(directions: list[Direction]) -> Tensor:
     return product
 
 
-def strip(flow: Flow, direction: Direction, images: Tensor, steps: int = 7) -> Image.Image:
+def strip(flow: Frozen, direction: Direction, images: Tensor, steps: int = 7) -> Image.Image:
     """A row a face, from the least strength to the greatest, 0 in the middle."""
     down = torch.linspace(direction.min, 0, steps // 2 + 1)
     up = torch.linspace(0, direction.max, steps // 2 + 1)
@@ -223,7 +224,7 @@ def report(
     """The evaluation as one HTML page with its pictures inside: samples at each temperature and a
     strip of `faces` (uint8) an attribute; AUCs of the directions' readings and of the probe's
     logits, the edits, and what `by_group` gives, where there were labels to judge them by."""
-    flow, directions = bundle.flow, bundle.directions
+    flow, program, directions = bundle.flow, fastest(bundle.flow), bundle.directions
     names = [direction.name for direction in directions]
     body = [
         f"<h1>{html.escape(bundle.name)}</h1>",
@@ -268,7 +269,7 @@ def report(
         body.append("<h2>Strips</h2>")
     for d in directions:
         what = f"{d.label}, {d.min:+.2f} to {d.max:+.2f}"
-        body.append(f"<h3>{html.escape(what)}</h3>{_picture(strip(flow, d, faces), what)}")
+        body.append(f"<h3>{html.escape(what)}</h3>{_picture(strip(program, d, faces), what)}")
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(bundle.name)}'
         f"</title><style>{STYLE}</style><body>{''.join(body)}</body></html>"

@@ -151,6 +151,10 @@ class Flow(nn.Module):
             nn.init.zeros_(self.classifier.weight)
             nn.init.zeros_(self.classifier.bias)
 
+    @property
+    def device(self) -> torch.device:
+        return self.prior.mean.device
+
     def initialize(self, images: Tensor, noise: Tensor | None = None) -> None:
         """Set every ActNorm from one batch of images (uint8); where there is none, the prior."""
         with torch.no_grad():

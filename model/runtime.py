@@ -52,7 +52,7 @@ def folds(flow: Flow) -> bool:
     return not (config.flat or any(config.checkerboard) or config.residual)
 
 
-def fastest(flow: Flow) -> "Runtime | Flow":
+def fastest(flow: Flow) -> "Frozen":
     """What serves a frozen flow: its runtime, or itself where its family does not fold."""
     return Runtime(flow) if folds(flow) else flow
 
@@ -66,8 +66,8 @@ def network_precision(device: torch.device) -> torch.dtype:
 
 
 class Runtime:
-    """`encode`, `decode`, `log_prob` and `log_density` of a flow that no longer changes, on its
-    device; arguments and results are those of `Flow`. `precision` is that of the coupling networks,
+    """A flow that no longer changes, on its device: `encode`, `decode` and `log_density`, whose
+    arguments and results are those of `Flow`. `precision` is that of the coupling networks,
     by default the fastest that is exact; a latent decodes exactly with the precision that encoded
     it. One call at a time: calls share buffers.
 
@@ -78,7 +78,9 @@ class Runtime:
         if not folds(flow):
             raise ValueError("checkerboards, residual blocks and perceptrons do not fold")
         self.flow = flow
-        self.precision = precision or network_precision(flow.prior.mean.device)
+        self.config, self.bins, self.device = flow.config, flow.bins, flow.device
+        self.flatten, self.unflatten, self.quantize = flow.flatten, flow.unflatten, flow.quantize
+        self.precision = precision or network_precision(flow.device)
         self._graphs: dict[tuple[Program, int, bool], _Graph] = {}
         with torch.no_grad():
             splits: list[Split | None] = [*flow.splits, None]
@@ -105,15 +107,6 @@ class Runtime:
     @torch.inference_mode()
     def decode(self, latent: Latent, labels: Tensor | None = None) -> Tensor:
         return self._run(self._inverse, latent, labels)[0]
-
-    def log_prob(
-        self,
-        images: Tensor,
-        generator: torch.Generator | None = None,
-        labels: Tensor | None = None,
-    ) -> Tensor:
-        noise = torch.rand(images.shape, generator=generator).to(images.device)
-        return self.log_density(self.flow.dequantize(images, noise), labels)
 
     @torch.inference_mode()
     def log_density(self, y: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -186,6 +179,9 @@ class Runtime:
         if key not in self._graphs:
             self._graphs[key] = _Graph(program, inputs, labels, bucket)
         return self._graphs[key](inputs, labels)
+
+
+Frozen = Flow | Runtime  # what takes the one takes the other
 
 
 def _call(program: Program, inputs: list[Tensor], labels: Tensor | None) -> list[Tensor]:

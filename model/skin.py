@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from model.flow import Flow
+from model.runtime import Frozen
 
 CHEEKS = ((0.27, 0.55), (0.73, 0.55))  # middles of squares a tenth of the crop's side
 ROUNDS = 2  # what is taken back moves the cheeks a little otherwise than it was measured to
@@ -28,7 +28,7 @@ def cheeks(pictures: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def kept(flow: Flow, vectors: Tensor, light: Tensor, latents: Tensor) -> Tensor:
+def kept(flow: Frozen, vectors: Tensor, light: Tensor, latents: Tensor) -> Tensor:
     """Directions (attributes, dimensions) less as much of `light`, (dimensions,), as undoes what
     they do to the cheeks of the faces at `latents` (faces, dimensions), on average: half the
     difference between one unit up and one down. Holding a luminance column still in the means does

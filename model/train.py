@@ -109,11 +109,11 @@ class Trainer:
             )
         if labels is not None and len(labels) != len(images):
             raise ValueError(f"{len(labels)} labels cannot be those of {len(images)} images")
-        self.labels = None if labels is None else labels.to(next(flow.parameters()).device)
+        self.labels = None if labels is None else labels.to(flow.device)
         self.flow = flow
         flow.reversible = config.reversible
         self.config = config
-        self.device = next(flow.parameters()).device
+        self.device = flow.device
         self.images = images.to(self.device)
         self.average = AveragedModel(flow, multi_avg_fn=_averaging(config.ema))
         # as one fused kernel where the optimizer has it
@@ -390,7 +390,7 @@ def bits_per_dim(
     """Bits/dim of each image (uint8), (N,), of its class if given, on the CPU; the noise is the
     seed's."""
     generator = torch.Generator().manual_seed(seed)
-    device = next(flow.parameters()).device
+    device = flow.device
     bits = []
     for places in torch.arange(len(images)).split(batch):
         classes = None if labels is None else labels[places].to(device)

@@ -95,6 +95,11 @@ class TestStrengths:
         assert strengths(direction_of(torch.zeros(1), low, high)) == expected
 
 
+@torch.no_grad()
+def encoded(flow: Flow, images: Tensor) -> Tensor:
+    return flow.flatten(flow.encode(images))
+
+
 class TestEdits:
     def test_the_probe_sees_them(self, bundle: Bundle, probe: Probe, images: Tensor) -> None:
         found = list(edits(bundle, probe, NAMES, images, LABELS))
@@ -114,7 +119,15 @@ class TestEdits:
         self, bundle: Bundle, probe: Probe, images: Tensor
     ) -> None:
         half, whole = (
-            edit(bundle.flow, probe, bundle.directions[0], strength, images, torch.ones(2))[0].moved
+            edit(
+                bundle.flow,
+                probe,
+                bundle.directions[0],
+                strength,
+                images,
+                encoded(bundle.flow, images),
+                torch.ones(2),
+            )[0].moved
             for strength in (0.5, 1.0)
         )
         assert 0 < half < whole
@@ -124,7 +137,9 @@ class TestEdits:
     ) -> None:
         flow, direction = bundle.flow, bundle.directions[0]
         logits = judge_images(probe, images)
-        found, succeeded = edit(flow, probe, direction, -0.5, images[:4], logits.std(0))
+        found, succeeded = edit(
+            flow, probe, direction, -0.5, images[:4], encoded(flow, images[:4]), logits.std(0)
+        )
         z = flow.flatten(flow.encode(images[:4])) - 0.5 * direction.vector
         after = probe(flow.decode(flow.unflatten(z)).clamp(0, 1))
         moved = (after - logits[:4]).mean(0) / logits.std(0)
@@ -134,7 +149,7 @@ class TestEdits:
 
     def test_nothing_moves_at_no_distance(self, flow: Flow, probe: Probe, images: Tensor) -> None:
         still = direction_of(torch.zeros(flow.config.dimensions))
-        found, _ = edit(flow, probe, still, 1.0, images, torch.ones(2))
+        found, _ = edit(flow, probe, still, 1.0, images, encoded(flow, images), torch.ones(2))
         assert found.before == found.after
         for figure in (found.moved, found.border, found.cheeks, found.unequal):
             assert figure == pytest.approx(0, abs=1e-3)
@@ -144,7 +159,15 @@ class TestEdits:
         images = torch.full((4, 3, 16, 16), 90, dtype=torch.uint8)
         images[:2] = 60
         z = flow.flatten(flow.encode(torch.stack([images[0], images[0] + 10])))
-        found, _ = edit(flow, probe, direction_of(z[1] - z[0]), 1.0, images, torch.ones(2))
+        found, _ = edit(
+            flow,
+            probe,
+            direction_of(z[1] - z[0]),
+            1.0,
+            images,
+            encoded(flow, images),
+            torch.ones(2),
+        )
         assert found.border == pytest.approx(10 * 255 / 256, abs=0.05)
         assert found.cheeks == pytest.approx(10 * 255 / 256, abs=0.05)
         assert found.unequal == pytest.approx(0, abs=0.05)
@@ -153,14 +176,25 @@ class TestEdits:
         images = torch.full((4, 3, 16, 16), 90, dtype=torch.uint8)
         images[:1] = 200
         z = flow.flatten(flow.encode(torch.stack([images[1], images[1] + 110])))
-        found, _ = edit(flow, probe, direction_of(z[1] - z[0]), 1.0, images, torch.ones(2))
+        found, _ = edit(
+            flow,
+            probe,
+            direction_of(z[1] - z[0]),
+            1.0,
+            images,
+            encoded(flow, images),
+            torch.ones(2),
+        )
         assert found.shortened == 0.25
         assert found.bursts == 0
 
     def test_of_a_single_attribute_nothing_else_moves(self, flow: Flow, images: Tensor) -> None:
         probe = train(["left"], images, SIGNS[:, :1], epochs=1)
         moving = direction_of(torch.ones(flow.config.dimensions))
-        assert edit(flow, probe, moving, 1.0, images, torch.ones(1))[0].others == 0
+        assert (
+            edit(flow, probe, moving, 1.0, images, encoded(flow, images), torch.ones(1))[0].others
+            == 0
+        )
 
 
 def test_groups_are_the_sides_of_their_columns() -> None:
