@@ -1,5 +1,7 @@
 """Who may ask (keys), how often (rates) and how much (sizes), settled before a request is read."""
 
+import base64
+import binascii
 import hashlib
 import hmac
 import ipaddress
@@ -28,11 +30,31 @@ log = logging.getLogger(__name__)
 
 API = "/api/"
 VISITOR_COOKIE = "glow-visitor"
+KEY_PROTOCOL = "key."  # and the key in base64url: a browser's WebSocket can send no other header
 
 
 def _digest(secret: str) -> str:
     """What stands for a secret in the store: it cannot be turned back."""
     return hashlib.sha256(secret.encode()).hexdigest()[:32]
+
+
+def _key(headers: Headers) -> str:
+    """The key that a request bears, "" for none."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return token.strip()
+    for protocol in headers.get("sec-websocket-protocol", "").split(","):
+        if protocol.strip().startswith(KEY_PROTOCOL):
+            return _decoded(protocol.strip().removeprefix(KEY_PROTOCOL))
+    return headers.get("x-api-key", "")
+
+
+def _decoded(text: str) -> str:
+    """Of base64url without padding; "" where it is not that."""
+    try:
+        return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return ""
 
 
 class Keys:
@@ -46,9 +68,7 @@ class Keys:
 
     def owner(self, headers: Headers) -> str | None:
         """Who a request comes from; None without a key that is accepted."""
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        key = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        digest = _digest(key)
+        digest = _digest(_key(headers))
         # no early end: the time taken says nothing of which key was nearly right
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         return digest if any(matches) else None

@@ -1,2 +1,1 @@
-/* global SwaggerUIBundle */
 SwaggerUIBundle({ url: "openapi.json", dom_id: "#swagger-ui", validatorUrl: null });

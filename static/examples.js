@@ -9,55 +9,51 @@ const FEWEST = 3;
 export function examples({ onMade }) {
   const [dialog, form] = [$("make"), $("make-form")];
   const [fault, progress] = [form.querySelector(".fault"), form.querySelector("progress")];
+  const inputs = [form.positive, form.negative];
   let turn = null;
 
-  const count = (input) => {
-    input.parentElement.querySelector("span").textContent = input.files.length
-      ? `${input.files.length} photographs`
-      : "Choose, or drop them here";
+  const count = () => {
+    for (const { files, nextSibling } of inputs) {
+      nextSibling.textContent = files.length ? `${files.length} photographs` : "Choose, or drop them here";
+    }
   };
-  for (const input of [form.positive, form.negative]) {
-    count(input);
-    input.addEventListener("change", () => count(input));
-    input.parentElement.addEventListener("drop", (event) => {
+  count();
+  for (const input of inputs) {
+    input.onchange = count;
+    input.parentElement.ondrop = (event) => {
       event.preventDefault();
       input.files = event.dataTransfer.files;
-      count(input);
-    });
+      count();
+    };
   }
 
-  form.addEventListener("submit", async (event) => {
+  form.onsubmit = async (event) => {
     event.preventDefault();
-    const piles = [form.positive, form.negative].map(({ files }) => [...files]);
-    if (piles.some((pile) => pile.length < FEWEST)) {
-      fault.textContent = `Each pile needs ${FEWEST} photographs or more.`;
-      return;
-    }
+    const piles = inputs.map(({ files }) => [...files]);
     const name = form.elements.name.value.trim().replace(/[^A-Za-z0-9]+/g, "_").replace(/^_+/, "");
-    if (!name) {
-      fault.textContent = "The name needs letters from a to z, or digits.";
-      return;
-    }
+    fault.textContent = piles.some((pile) => pile.length < FEWEST)
+      ? `Each pile needs ${FEWEST} photographs or more.`
+      : name ? "" : "The name needs letters from a to z, or digits.";
+    if (fault.textContent) return;
     turn = new AbortController();
-    fault.textContent = "";
     progress.hidden = false;
-    form.setAttribute("aria-busy", "true");
+    form.ariaBusy = "true";
     try {
       const made = await makeAttribute(name, ...piles, turn.signal, (share) => {
         if (share < 1) progress.value = share;
         else progress.removeAttribute("value"); // the rest has no measure
       });
       form.reset();
-      for (const input of [form.positive, form.negative]) count(input);
+      count();
       dialog.close();
       await onMade(made);
     } catch (problem) {
       if (!turn.signal.aborted) fault.textContent = problem.message;
     } finally {
       progress.hidden = true;
-      form.removeAttribute("aria-busy");
+      form.ariaBusy = null;
     }
-  });
-  dialog.addEventListener("close", () => turn?.abort());
+  };
+  dialog.onclose = () => turn?.abort();
   return () => dialog.showModal();
 }

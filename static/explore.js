@@ -1,7 +1,7 @@
 // A filmstrip of one attribute from end to end, or a grid of two; pressing a picture takes it.
 
 import { sweep } from "./api.js";
-import { $, element } from "./dom.js";
+import { $, element, optionsOf } from "./dom.js";
 import { signed } from "./sliders.js";
 
 const FRAMES = 9; // of a filmstrip
@@ -17,24 +17,22 @@ export function explorer({ attributes, move, strengths, explain }) {
   async function show() {
     turn?.abort();
     const { signal } = (turn = new AbortController());
-    const named = (name) => attributes().find((attribute) => attribute.name === name);
-    const [a, b] = [named(across.value), down.value === across.value ? undefined : named(down.value)];
+    const named = (choice) => attributes().find(({ name }) => name === choice.value);
+    const [a, b] = [named(across), down.value === across.value ? undefined : named(down)];
     const steps = b ? SIDE : FRAMES;
-    const rows = b ? spread(b, SIDE).reverse() : [null];
+    const rows = b ? spread(b, SIDE).reverse().map((strength) => ({ [b.name]: strength })) : [{}];
     sheet.classList.toggle("grid", Boolean(b));
-    sheet.setAttribute("aria-busy", "true");
+    sheet.ariaBusy = "true";
     try {
-      const strips = await Promise.all(rows.map(async (strength) => {
-        const base = move();
-        const request = { ...base, attributes: { ...base.attributes, ...(b && { [b.name]: strength }) }, attribute: a.name, steps };
+      const base = move();
+      const strips = await Promise.all(rows.map(async (row) => {
+        const request = { ...base, attributes: { ...base.attributes, ...row }, attribute: a.name, steps };
         return createImageBitmap(await sweep(request, "image/png", signal));
       }));
       if (signal.aborted) return;
-      sheet.replaceChildren(...strips.flatMap((strip, row) => spread(a, steps).map((strength, column) => {
-        const taken = { [a.name]: strength, ...(b && { [b.name]: rows[row] }) };
-        return frame(strip, column, taken, [a, b].filter(Boolean));
-      })));
-      sheet.setAttribute("aria-busy", "false");
+      sheet.replaceChildren(...strips.flatMap((strip, i) =>
+        spread(a, steps).map((strength, column) => frame(strip, column, { [a.name]: strength, ...rows[i] }))));
+      sheet.ariaBusy = "false";
     } catch (problem) {
       if (signal.aborted) return;
       dialog.close();
@@ -42,30 +40,30 @@ export function explorer({ attributes, move, strengths, explain }) {
     }
   }
 
-  function frame(strip, column, taken, of) {
+  function frame(strip, column, taken) {
     const { height: side } = strip;
     const canvas = element("canvas", { width: side, height: side });
     canvas.getContext("2d").drawImage(strip, -side * column, 0);
-    const words = of.map(({ name, label }) => `${label} ${signed(taken[name], 2)}`).join(", ");
-    const button = element("button", { type: "button", title: words, ariaLabel: words }, canvas);
-    button.addEventListener("click", () => {
+    const title = attributes().filter(({ name }) => name in taken)
+      .map(({ name, label }) => `${label} ${signed(taken[name], 2)}`).join(", ");
+    const button = element("button", { title }, canvas);
+    button.onclick = () => {
       strengths.replace({ ...strengths.all, ...taken });
       dialog.close();
-    });
+    };
     return button;
   }
 
   function open() {
-    const options = () => attributes().map(({ name, label }) => element("option", { value: name, textContent: label }));
     const [first, second] = [across.value, down.value];
-    across.replaceChildren(...options());
-    down.replaceChildren(element("option", { value: "", textContent: "Nothing: a filmstrip" }), ...options());
+    across.replaceChildren(...optionsOf(attributes()));
+    down.replaceChildren(new Option("Nothing: a filmstrip", ""), ...optionsOf(attributes()));
     if (first) [across.value, down.value] = [first, second];
     dialog.showModal();
     void show();
   }
 
   for (const choice of [across, down]) choice.addEventListener("change", show);
-  dialog.addEventListener("close", () => turn?.abort());
+  dialog.onclose = () => turn?.abort();
   return open;
 }

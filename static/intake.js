@@ -1,19 +1,21 @@
 // Every way that a photograph gets in: chosen, dropped, pasted.
 
+import { $ } from "./dom.js";
+
 // `idle` says whether the page as a whole takes what comes; `onText`, whether a text was of use.
-export function takeIn({ input, veil, onFile, onText, idle, onNothing }) {
-  input.addEventListener("change", () => {
-    const [file] = input.files;
-    input.value = ""; // choosing the same file again should count
-    if (file) onFile(file);
-  });
+export function takeIn({ onChosen, onFile, onText, idle, onNothing }) {
+  $("file").onchange = ({ target }) => {
+    const [file] = target.files;
+    target.value = ""; // choosing the same file again should count
+    if (file) onChosen(file);
+  };
 
   // Entering a child fires before leaving its parent, so that only the count says when the drag
   // has left the window.
   let depth = 0;
   const hover = (change) => {
     depth = change ? Math.max(0, depth + change) : 0;
-    veil.classList.toggle("shown", depth > 0 && idle());
+    $("veil").classList.toggle("shown", depth > 0 && idle());
   };
   window.addEventListener("dragenter", (event) => { event.preventDefault(); hover(1); });
   window.addEventListener("dragleave", () => hover(-1));
@@ -28,8 +30,7 @@ export function takeIn({ input, veil, onFile, onText, idle, onNothing }) {
     give(event.clipboardData, "There is no picture on the clipboard. Copy one, then paste again.");
   });
 
-  function give(transfer, otherwise) {
-    const files = [...(transfer?.files ?? [])];
+  function give({ files: [...files] }, otherwise) {
     const file = files.find(({ type }) => type.startsWith("image/")) ?? files[0];
     if (file) onFile(file);
     else onNothing(otherwise);

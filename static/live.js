@@ -1,5 +1,7 @@
 // Edits over a WebSocket: every move of a hand is sent, the service answers the newest.
 
+import { keyProtocols } from "./key.js";
+
 const PATIENCE = 8_000; // ms; past it the connection is given up, and asking goes another way
 const PAUSE = 5_000; // ms before it is tried anew
 
@@ -41,12 +43,12 @@ export class Live {
     if (this.#socket || performance.now() - this.#closed < PAUSE) return;
     const address = new URL("api/v1/live?format=png", document.baseURI);
     address.protocol = address.protocol.replace("http", "ws");
-    const socket = (this.#socket = new WebSocket(address));
+    const socket = (this.#socket = new WebSocket(address, keyProtocols()));
     socket.binaryType = "arraybuffer";
-    socket.addEventListener("message", ({ data }) => this.#answer(data));
-    socket.addEventListener("close", () => {
+    socket.onmessage = ({ data }) => this.#answer(data);
+    socket.onclose = () => {
       if (socket === this.#socket) this.close();
-    });
+    };
   }
 
   // Anew, as who asks is settled when it is opened.

@@ -1,6 +1,6 @@
 // The panel of sliders, one for each attribute, in groups.
 
-import { element } from "./dom.js";
+import { $, element } from "./dom.js";
 
 export const signed = (number, digits) => {
   const text = Math.abs(number).toFixed(digits);
@@ -14,12 +14,10 @@ export class Sliders {
   #rows = new Map();
   #strengths;
   #readings = {};
-
   #remove;
 
-  // `remove` is told the name of an attribute of one's own that is to go.
-  constructor(form, strengths, remove) {
-    this.form = form;
+  // `remove` is told the name and label of an attribute of one's own that is to go.
+  constructor(strengths, remove) {
     this.#strengths = strengths;
     this.#remove = remove;
     strengths.addEventListener("move", () => this.#show());
@@ -27,17 +25,23 @@ export class Sliders {
 
   build(attributes) {
     this.#rows.clear();
-    this.form.replaceChildren(...[...grouped(attributes)].map(([name, members]) => this.#group(name, members)));
+    const groups = new Map();
+    for (const attribute of attributes) {
+      const { group } = attribute;
+      if (!groups.has(group)) groups.set(group, element("fieldset", {}, element("legend", { textContent: group })));
+      groups.get(group).append(this.#row(attribute));
+    }
+    $("sliders").replaceChildren(...groups.values());
     this.#show();
   }
 
   // Strengths that came from elsewhere, as far as there are sliders for them.
   fitted(strengths) {
-    const fit = ([name, strength]) => {
-      const row = this.#rows.get(name);
-      return row ? [[name, Math.min(row.max, Math.max(row.min, strength))]] : [];
-    };
-    return Object.fromEntries(Object.entries(strengths).flatMap(fit));
+    const known = Object.entries(strengths).filter(([name]) => this.#rows.has(name));
+    return Object.fromEntries(known.map(([name, strength]) => {
+      const { min, max } = this.#rows.get(name);
+      return [name, Math.min(max, Math.max(min, strength))];
+    }));
   }
 
   // A few strengths at random.
@@ -49,52 +53,36 @@ export class Sliders {
 
   // The labels of strengths that lead beyond the faces that the model knows.
   get doubtful() {
-    const far = ([name, { std }]) =>
-      this.#strengths.of(name) && Math.abs(this.#readings[name] + this.#strengths.of(name)) > 0.5 + KNOWN * std;
+    const far = ([name, { std }]) => {
+      const strength = this.#strengths.of(name);
+      return strength && Math.abs(this.#readings[name] + strength) > 0.5 + KNOWN * std;
+    };
     return [...this.#rows].filter(far).map(([, { label }]) => label);
   }
 
   set readings(readings) {
-    this.#readings = readings ?? {};
+    this.#readings = readings;
     this.#show();
   }
 
-  #group(name, members) {
-    const set = element("fieldset", {}, element("legend", { textContent: name }));
-    set.append(...members.map((attribute) => this.#row(attribute)));
-    return set;
-  }
-
-  #row({ name, label, kind, min, max, std, counts }) {
+  #row({ name, label, kind, min: least, max: most, std, counts }) {
     const id = `strength-${name}`;
     // A range counts its steps from its least value, and 0 has to be one of them.
-    const [least, most] = [Math.ceil(min / STEP) * STEP, Math.floor(max / STEP) * STEP];
-    const ends = { min: least.toFixed(2), max: most.toFixed(2) };
-    const input = element("input", { type: "range", id, name, ...ends, step: STEP, value: 0 });
-    const reading = element("span", { className: "reading", id: `${id}-reading` });
-    const value = element("output", { className: "value", htmlFor: id });
+    const [min, max] = [Math.ceil(least / STEP) * STEP, Math.floor(most / STEP) * STEP];
+    const input = element("input", { type: "range", id, name, min: min.toFixed(2), max: max.toFixed(2), step: STEP });
+    const reading = element("span", { className: "reading" });
+    const value = element("output", { htmlFor: id });
     const words = element("label", { htmlFor: id, textContent: label });
     if (counts) {
-      const made = [counts.positive, counts.negative].map((count) => count.toLocaleString("en"));
-      words.title = `Direction from ${made[0]} faces with it and ${made[1]} without. Double-click the slider to reset it.`;
+      const [some, others] = [counts.positive, counts.negative].map((count) => count.toLocaleString("en"));
+      words.title = `Direction from ${some} faces with it and ${others} without. Double-click the slider to reset it.`;
     }
-    input.addEventListener("input", () => this.#strengths.set(name, input.valueAsNumber));
-    input.addEventListener("change", () => this.#strengths.commit(name));
-    const clear = () => {
-      this.#strengths.set(name, 0);
-      this.#strengths.commit(name);
-    };
-    input.addEventListener("dblclick", clear);
-    input.addEventListener("keydown", (event) => {
-      if (event.key !== "Delete" && event.key !== "Backspace") return;
-      event.preventDefault();
-      clear();
-    });
-    this.#rows.set(name, { input, reading, value, min: least, max: most, std, label });
+    drive(input, this.#strengths, name);
+    this.#rows.set(name, { input, reading, value, min, max, std, label });
     const row = element("div", { className: "row" }, words, reading, value, input);
     if (kind === "custom") {
       const gone = element("button", { type: "button", className: "quiet small danger", textContent: "Delete", ariaLabel: `Delete ${label}` });
-      gone.addEventListener("click", () => this.#remove(name, label));
+      gone.onclick = () => this.#remove(name, label);
       row.append(gone);
     }
     return row;
@@ -103,33 +91,36 @@ export class Sliders {
   #show() {
     for (const [name, { input, reading, value, min, max }] of this.#rows) {
       const strength = this.#strengths.of(name);
-      if (input.valueAsNumber !== strength) input.value = strength;
       fill(input, strength);
       value.textContent = signed(strength, 2);
       value.classList.toggle("set", strength !== 0);
       const reads = this.#readings[name];
-      const today = (Math.min(max, Math.max(min, reads ?? 0)) - min) / (max - min);
-      input.style.setProperty("--today", reads === undefined ? -1 : today);
-      reading.textContent = reads === undefined ? "" : `reads ${signed(reads + strength, 1)}`;
-      const spoken = reading.textContent && `, ${reading.textContent}`;
-      input.setAttribute("aria-valuetext", `strength ${signed(strength, 2)}${spoken}`);
+      const known = reads !== undefined;
+      input.style.setProperty("--today", known ? (Math.min(max, Math.max(min, reads)) - min) / (max - min) : -1);
+      reading.textContent = known ? `reads ${signed(reads + strength, 1)}` : "";
+      input.setAttribute("aria-valuetext", `strength ${signed(strength, 2)}${known ? `, ${reading.textContent}` : ""}`);
     }
   }
 }
 
-// Colours a slider from its 0 to where it is.
-export function fill(input, strength) {
-  const [min, max] = [Number(input.min), Number(input.max)];
-  const share = (number) => (number - min) / (max - min);
-  input.style.setProperty("--zero", share(0));
-  input.style.setProperty("--from", share(Math.min(0, strength)));
-  input.style.setProperty("--to", share(Math.max(0, strength)));
+// Lets a slider set a strength; a double click, or Delete, takes it back to 0.
+export function drive(input, strengths, name) {
+  input.oninput = () => strengths.set(name, input.valueAsNumber);
+  input.onchange = () => strengths.commit(name);
+  input.ondblclick = () => strengths.clear(name);
+  input.onkeydown = (event) => {
+    if (event.key !== "Delete" && event.key !== "Backspace") return;
+    event.preventDefault();
+    strengths.clear(name);
+  };
 }
 
-function grouped(attributes) {
-  const groups = new Map();
-  for (const attribute of attributes) {
-    groups.set(attribute.group, [...(groups.get(attribute.group) ?? []), attribute]);
+// Sets a slider, and colours it from its 0 to there.
+export function fill(input, value) {
+  if (input.valueAsNumber !== value) input.value = value;
+  const [min, max] = [Number(input.min), Number(input.max)];
+  const places = { "--zero": 0, "--from": Math.min(0, value), "--to": Math.max(0, value) };
+  for (const [place, at] of Object.entries(places)) {
+    input.style.setProperty(place, `calc(var(--half) + ${(at - min) / (max - min)} * (100% - 2 * var(--half)))`);
   }
-  return groups;
 }

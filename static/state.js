@@ -36,6 +36,12 @@ export class Strengths extends EventTarget {
     this.#move(strength ? { ...others, [name]: strength } : others);
   }
 
+  // Back to 0, as a gesture of its own.
+  clear(name) {
+    this.set(name, 0);
+    this.commit(name);
+  }
+
   // Closes a gesture, so that undo goes back to before it.
   commit(name = null) {
     if (same(this.#now, this.#committed)) return;

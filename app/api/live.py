@@ -34,8 +34,11 @@ the address asks for: `?format=jpeg` (the default), `webp` or `png`. While a pic
 only the newest of the frames that arrive is kept; the others are skipped, without an answer. What
 goes wrong is told in a text frame, a problem document with the `seq` of the frame it is about
 (`null` where that cannot be read), and the connection stays open. Pages of other origins are
-refused (403), unless CORS is open to them.
+refused (403), unless CORS is open to them. A browser, whose WebSocket sends no headers of one's
+own, gives a key as a subprotocol: `glow-live` and, after it, `key.` with the key in base64url.
 """
+
+PROTOCOL = "glow-live"  # answered to who offers it, so that a key offered beside it is not
 
 POLICY_VIOLATION = 1008  # RFC 6455, section 7.4.1
 
@@ -81,7 +84,7 @@ async def live(
     if not _may_connect(socket, parts.settings.cors_origins):
         await socket.close(POLICY_VIOLATION)
         return
-    await socket.accept()
+    await socket.accept(PROTOCOL if PROTOCOL in socket["subprotocols"] else None)
     metrics, newest = parts.metrics, _Newest()
 
     async def answer_each() -> None:

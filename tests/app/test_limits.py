@@ -1,5 +1,6 @@
 """Who may ask, how often and how much; what every answer says to a browser."""
 
+import base64
 import re
 import socket
 import time
@@ -86,6 +87,26 @@ def test_a_live_connection_needs_a_key(client_of: ClientOf) -> None:
                 live.send_json({"latent_id": latent_id, "seq": 1})
                 message = live.receive()
                 assert bool(message.get("bytes")) == opens
+
+
+def test_a_browser_gives_its_key_as_a_subprotocol(client_of: ClientOf) -> None:
+    def offer(key: str) -> list[str]:
+        return ["glow-live", "key." + base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")]
+
+    keys = ["first-key-of-16-letters", "a/key+of=16~lettérs"]
+    with client_of(api_keys=",".join(keys)) as client:
+        for protocols in (offer("a-guess-of-16-letters"), ["glow-live", "key.%"], ["glow-live"]):
+            with (
+                pytest.raises(WebSocketDenialResponse) as denial,
+                client.websocket_connect(LIVE, subprotocols=protocols),
+            ):
+                pass
+            assert_problem(denial.value, 401, "key-needed")
+        for key in keys:
+            with client.websocket_connect(LIVE, subprotocols=offer(key)) as live:
+                assert live.accepted_subprotocol == "glow-live", "and never the key"
+                live.send_text("{}")
+                assert live.receive_json()["status"] == 422
 
 
 def test_a_latent_opens_under_its_own_key_alone(client_of: ClientOf) -> None:

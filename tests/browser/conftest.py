@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
-from tests.browser.hand import Hand
+from tests.browser.hand import PATIENCE, Hand
 
 NAMES = ("chromium", "google-chrome", "chromium-browser")
 # Nothing of the browser's own may reach for the network, or need a GPU.
@@ -28,6 +28,8 @@ FLAGS = [
 ]
 # What Chromium itself logs about an answer that is an error, or about a network that is gone.
 TOLD = "Failed to load resource"
+
+expect.set_options(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +69,7 @@ def page(browser: Browser, server_url: str, options: dict[str, object]) -> Itera
     console and without a request to anywhere else."""
     usual = {"viewport": {"width": 1024, "height": 640}, "reduced_motion": "reduce"}
     context = browser.new_context(**{**usual, **options})
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(PATIENCE)
     page = context.new_page()
     errors: list[str] = []
     addresses: set[str] = set()

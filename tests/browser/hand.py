@@ -11,6 +11,7 @@ from playwright.sync_api import Locator, Page, expect
 
 AFTER = "canvas#after"
 BEFORE = "canvas#before"
+PATIENCE = 30_000  # ms; browser, server and model may share a core with much else
 
 
 class Hand:
