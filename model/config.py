@@ -28,7 +28,7 @@ class FlowConfig:
     resolution: int = 64
     channels: int = 3
     bits: int = 8
-    steps: tuple[int, ...] = (12, 8, 6, 4)
+    steps: tuple[int, ...] = (16, 8, 6, 4)
     hidden: tuple[int, ...] = (128, 128, 128, 128)
     coupling: Coupling = "affine"
     permutation: Permutation = "invertible_1x1"

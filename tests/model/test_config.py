@@ -41,7 +41,7 @@ def test_a_config_of_before_the_families_is_glow() -> None:
         "resolution": 64,
         "channels": 3,
         "bits": 8,
-        "steps": [12, 8, 6, 4],
+        "steps": [16, 8, 6, 4],
         "hidden": [128, 128, 128, 128],
         "coupling": "affine",
         "permutation": "invertible_1x1",
