@@ -2,11 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import torch
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from starlette.formparsers import MultiPartParser
@@ -16,8 +15,9 @@ from app import docs, errors, limits
 from app.api import attributes, health, latents, live, model, pictures
 from app.api.parts import Parts
 from app.attributes import AttributeStore, MemoryAttributes, RedisAttributes
+from app.device import device
 from app.disconnect import CancelOnDisconnect
-from app.engine import Engine
+from app.engine import Engine, LocalEngine, Observe
 from app.headers import SecurityHeaders
 from app.latents import LatentStore, MemoryStore, RedisStore
 from app.settings import Settings
@@ -29,10 +29,9 @@ log = logging.getLogger(__name__)
 STATIC = Path(__file__).parent.parent / "static"
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+def local_engine(settings: Settings, observe: Observe) -> Engine:
+    bundle = Bundle.load(settings.bundle, device(settings.device))
+    return LocalEngine(bundle, settings.queue, settings.deadline, observe)
 
 
 def _stores(settings: Settings) -> tuple[LatentStore, AttributeStore]:
@@ -43,7 +42,10 @@ def _stores(settings: Settings) -> tuple[LatentStore, AttributeStore]:
     return MemoryStore(seconds, bytes_), MemoryAttributes(seconds, bytes_)
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(
+    settings: Settings, make_engine: Callable[[Settings, Observe], Engine] = local_engine
+) -> FastAPI:
+    """`make_engine` is called at the start, and raises BundleError where there is no model."""
     # uploads stay in memory: past this size, the parser would spool them to a disk
     MultiPartParser.spool_max_size = settings.max_upload_bytes
 
@@ -52,15 +54,14 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
-            bundle = Bundle.load(settings.bundle, _device(settings.device))
+            engine = make_engine(settings, metrics.batch)
         except BundleError as error:
             log.critical("there is no model to serve: %s", error)
             raise
-        engine = Engine(bundle, settings.queue, settings.deadline, metrics.batch)
         metrics.queue_depth.set_function(lambda: engine.waiting)
         parts = Parts(settings, engine, *_stores(settings), metrics)
         app.state.parts = parts
-        log.info("serving %s on %s", bundle.identity, settings.device)
+        log.info("serving %s on %s", engine.bundle.identity, settings.device)
         yield
         await asyncio.to_thread(engine.close)
         await parts.store.close()

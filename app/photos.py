@@ -21,6 +21,19 @@ IN_WORDS = "a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF photograph is accepted"
 SMALLEST_SIDE = 16
 
 
+def levels(bits: int) -> NDArray[np.uint8]:
+    """What each value of fewer bits is on the scale of 8, (2**bits,)."""
+    top = 2**bits - 1
+    scaled: NDArray[np.uint8] = np.rint(np.arange(top + 1) * 255 / top).astype(np.uint8)
+    return scaled
+
+
+def quantized(pixels: Pixels, bits: int) -> Pixels:
+    """A crop as a model of so many bits gives it back: itself, where they are 8."""
+    kept: Pixels = levels(bits)[pixels >> (8 - bits)]
+    return kept
+
+
 def read(data: bytes, max_pixels: int) -> Pixels:
     """The photograph as it should look: turned by its EXIF orientation, transparency on white,
     converted to sRGB.

@@ -27,7 +27,7 @@ import typer
 from PIL import Image
 
 from app import faces, photos
-from app.engine import Engine, keep_freed_memory
+from app.engine import LocalEngine, keep_freed_memory
 from app.latents import Record, RedisStore
 from app.photos import Pixels
 from model.bundle import Bundle
@@ -73,7 +73,7 @@ async def on_device(bundle: Bundle) -> tuple[float, float, list[Pixels]]:
         spent[work] += seconds
         done[work] += size
 
-    engine = Engine(bundle, deadline=600.0, observe=observe)
+    engine = LocalEngine(bundle, deadline=600.0, observe=observe)
     try:
         latents = await engine.sample(BATCHED, 0.7, 0)
         for turn in range(ROUNDS):

@@ -49,7 +49,8 @@ from numpy.typing import NDArray
 from websockets.asyncio.client import connect
 
 import model
-from app.engine import Engine, _Model, keep_freed_memory
+from app.device import Model
+from app.engine import LocalEngine, keep_freed_memory
 from app.main import create_app
 from app.photos import Pixels, write
 from app.settings import Settings
@@ -66,7 +67,7 @@ HANDS, RATE = 16, 30  # connections of /live, and frames a second of each
 WARM, WHOLE = 2_000, 20_000  # requests after which memory is read
 
 
-class LockEngine(Engine):
+class LockEngine(LocalEngine):
     """One lock around the model, and each request alone in it."""
 
     async def _result(self, work: Any, input: Any) -> Any:
@@ -78,7 +79,7 @@ class LockEngine(Engine):
 def serve_with_lock(port: int, runtime: bool) -> None:
     keep_freed_memory()
     program = fastest if runtime else lambda flow: flow
-    with patch("app.main.Engine", LockEngine), patch("app.engine.fastest", program):
+    with patch("app.main.LocalEngine", LockEngine), patch("app.device.fastest", program):
         uvicorn.run(create_app(Settings()), port=port, log_level="warning", access_log=False)
 
 
@@ -160,7 +161,7 @@ class Alone:
     """The engine's model without its queue: edits that clients ask for, of the same latents."""
 
     def __init__(self, bundle: Bundle, direction: Direction) -> None:
-        self._model = _Model(bundle)
+        self._model = Model(bundle)
         self._direction = direction
         drawn = bundle.flow.sample_latent(CLIENTS, seed=1)
         self._latents = bundle.flow.flatten(drawn).double().numpy()
@@ -169,8 +170,8 @@ class Alone:
         """Time of one batch of edits by these shares of the slider, from a face on."""
         edits = []
         for i, share in enumerate(shares, first):
-            weights = self._model.weights({self._direction.name: share * self._direction.max})
-            edits.append((self._latents[i % CLIENTS], weights, None))
+            strengths = {self._direction.name: share * self._direction.max}
+            edits.append((self._latents[i % CLIENTS], strengths, None))
         start = time.perf_counter()
         self._model.decode(edits)
         return time.perf_counter() - start

@@ -7,7 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -71,6 +73,26 @@ class Bundle:
         """The identity and a digest of the directions: all that an edited picture hangs on."""
         vectors = {direction.name: direction.vector for direction in self.directions}
         return f"{self.identity}+{_digest('', vectors)}"
+
+    @property
+    def resolution(self) -> int:
+        return self.flow.config.resolution
+
+    def readings(self, latent: NDArray[np.float64]) -> dict[str, float]:
+        """`Direction.reading` of each direction, in one product."""
+        values = self._scaled @ latent
+        return {
+            d.name: round(float(value) - d.origin, 3)
+            for d, value in zip(self.directions, values, strict=True)
+        }
+
+    @cached_property
+    def _scaled(self) -> NDArray[np.float64]:
+        """(directions, dimensions)"""
+        vectors = [d.vector.double() / d.vector.double().square().sum() for d in self.directions]
+        if not vectors:
+            return np.empty((0, self.flow.config.dimensions))
+        return torch.stack(vectors).numpy()
 
     def save(self, path: Path, half: bool = False) -> None:
         """Write to `path` in one step, so that a reader never sees half a file; `half` stores

@@ -87,7 +87,7 @@ async def encode(
 ) -> Encoded:
     """Find the face in a photograph and encode its crop."""
     data = await image.read()
-    resolution = parts.engine.resolution
+    resolution = parts.engine.bundle.resolution
 
     def prepare() -> tuple[list[Face], Box, Pixels]:
         photo = photos.read(data, parts.settings.max_pixels)

@@ -5,21 +5,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-import numpy as np
 from fastapi import Depends
-from numpy.typing import NDArray
 from starlette.requests import HTTPConnection
 
 from app.attributes import AttributeStore, Custom
-from app.engine import Engine
+from app.engine import Engine, Latent
 from app.errors import Problem
 from app.latents import LatentStore, Record, unknown
 from app.photos import Pixels
 from app.settings import Settings
 from app.telemetry import Metrics
 from model.bundle import Direction
-
-Latent = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,7 @@ class Parts:
         """Where each latent lies on every slider, custom ones too."""
         customs = await self.customs()
         return [
-            self.engine.readings(latent)
+            self.engine.bundle.readings(latent)
             | {custom.direction.name: custom.reading(latent) for custom in customs}
             for latent in latents
         ]

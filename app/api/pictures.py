@@ -157,7 +157,8 @@ def _in_place(parts: Parts, record: Record, decoded: Pixels) -> Pixels:
     assert record.photo is not None
     assert record.box is not None
     photo = photos.read(record.photo, parts.settings.max_pixels)
-    before = parts.engine.reduced(faces.align(photo, record.box, len(decoded)))
+    aligned = faces.align(photo, record.box, len(decoded))
+    before = photos.quantized(aligned, parts.engine.bundle.flow.config.bits)
     return faces.paste_back(photo, record.box, decoded.astype(np.float32) - before)
 
 

@@ -15,7 +15,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from app.engine import LARGEST_BATCH, Engine
+from app import photos
+from app.device import LARGEST_BATCH
+from app.engine import LocalEngine
 from app.errors import Problem
 from model.attributes import bursts
 from model.bundle import Bundle, Direction
@@ -34,14 +36,14 @@ def bundle(bundle_path: Path) -> Bundle:
 
 
 @contextmanager
-def running(bundle: Bundle, **options: float) -> Iterator[tuple[Engine, Batches]]:
+def running(bundle: Bundle, **options: float) -> Iterator[tuple[LocalEngine, Batches]]:
     """An engine, and the batches that it has made."""
     batches: Batches = []
 
     def observe(work: str, size: int, _: float) -> None:
         batches.append((work, size))
 
-    engine = Engine(bundle, observe=observe, **options)
+    engine = LocalEngine(bundle, observe=observe, **options)
     try:
         yield engine, batches
     finally:
@@ -119,7 +121,7 @@ def test_it_agrees_with_the_flow(bundle: Bundle) -> None:
             assert np.abs(difference).max() <= 1
             assert (difference != 0).mean() < 1e-3
             flat = torch.from_numpy(expected[0])
-            assert engine.readings(expected[0]) == {
+            assert bundle.readings(expected[0]) == {
                 direction.name: pytest.approx(direction.reading(flat), abs=1e-3)
                 for direction in bundle.directions
             }
@@ -199,7 +201,7 @@ def test_fewer_bits_are_scaled_to_eight(bits: int) -> None:
         with running(Bundle("few", small_flow(config=config), [direction])) as (engine, _):
             crop = CROPS[0]
             decoded = await engine.decode((await engine.encode(crop))[0])
-            assert (decoded == engine.reduced(crop)).all()
+            assert (decoded == photos.quantized(crop, bits)).all()
             levels = 2**bits - 1
             assert (decoded == np.rint((crop >> (8 - bits)) * (255 / levels))).all()
             assert (decoded.min(), decoded.max()) == (0, 255)
@@ -380,7 +382,7 @@ def test_closing_finishes_what_was_accepted(
     gate = Gate(monkeypatch)
 
     async def run() -> None:
-        engine = Engine(bundle)
+        engine = LocalEngine(bundle)
         calls = [asyncio.create_task(engine.decode(row)) for row in latents(LARGEST + 4)]
         await gate.closed_behind(calls[0])
         closing = asyncio.create_task(asyncio.to_thread(engine.close))

@@ -315,13 +315,13 @@ SHORT_OF_MEMORY = """
 import asyncio, resource, sys
 from pathlib import Path
 import numpy as np, torch
-from app.engine import Engine
+from app.engine import LocalEngine
 from model.bundle import Bundle
 
 torch.set_num_threads(1)
 sizes = []
 bundle = Bundle.load(Path(sys.argv[1]))
-engine = Engine(bundle, observe=lambda work, size, seconds: sizes.append(size))
+engine = LocalEngine(bundle, observe=lambda work, size, seconds: sizes.append(size))
 
 async def run():
     latents = await engine.sample(8, 0.7, 0)

@@ -110,7 +110,7 @@ def test_logs_are_json_with_the_request_id(bundle_path: Path, tmp_path: Path) ->
 
 def test_health_means_it(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     assert client.get("http://testserver/readyz").json() == {"status": "ready"}
-    monkeypatch.setattr("app.engine.Engine.healthy", False)
+    monkeypatch.setattr("app.engine.LocalEngine.healthy", False)
     for path in ("healthz", "readyz"):
         response = client.get(f"http://testserver/{path}")
         assert response.status_code == 503
