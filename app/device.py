@@ -1,5 +1,8 @@
 """A bundle on its device, and batches of work for it."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -34,6 +37,17 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
+
+
+def by_halves(work: Callable[[list[Any]], Sequence[Any]], batch: list[Any]) -> list[Any]:
+    """A batch's results; where memory is short for all of it, those of its halves."""
+    try:
+        return list(work(batch))
+    except Exception as error:
+        if len(batch) == 1 or not out_of_memory(error):
+            raise
+    half = len(batch) // 2
+    return by_halves(work, batch[:half]) + by_halves(work, batch[half:])
 
 
 # a latent, strengths of the bundle's directions by name, and an offset beside them
