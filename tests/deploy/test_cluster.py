@@ -200,7 +200,7 @@ def test_a_replica_killed_under_load(cluster: Running, client: Client) -> None:
     """A second one has come with the load; one of them is killed, no request fails, and there are
     two again."""
     sampled = client.post("sample", json={"count": 2, "seed": 1}).json()
-    ids = [entry["latent_id"] for entry in sampled]
+    faces = [entry["latent_id"] for entry in sampled]
     finished = threading.Event()
 
     def load(number: int) -> Counter[int]:
@@ -208,7 +208,7 @@ def test_a_replica_killed_under_load(cluster: Running, client: Client) -> None:
         photo = encoded(np.full((40, 40, 3), number, np.uint8))
         with Client(cluster.port) as own:
             while not finished.is_set():
-                edit = {"latent_id": ids[number % 2], "attributes": {"older": number / 10}}
+                edit = {"latent_id": faces[number % 2], "attributes": {"older": number / 10}}
                 statuses[own.post("edit", json=edit).status_code] += 1
                 sent = own.post("encode", files={"image": photo}, data={"align": "none"})
                 statuses[sent.status_code] += 1
@@ -240,7 +240,8 @@ def test_requests_past_the_queue_or_the_deadline_are_refused(
     cluster: Running, client: Client
 ) -> None:
     """While the replicas are stopped, some requests wait in vain and the others are not let in."""
-    latent_id = client.post("sample", json={"count": 1}).json()[0]["latent_id"]
+    (face,) = client.post("sample", json={"count": 1}).json()
+    wanted = {"latent_id": face["latent_id"]}
     stopped = cluster.processes("Replica")
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
@@ -249,7 +250,7 @@ def test_requests_past_the_queue_or_the_deadline_are_refused(
 
             def decode(_: int) -> httpx2.Response:
                 with Client(cluster.port) as own:
-                    return own.post("decode", json={"latent_id": latent_id})
+                    return own.post("decode", json=wanted)
 
             refused = list(pool.map(decode, range(64)))
     finally:
@@ -262,7 +263,7 @@ def test_requests_past_the_queue_or_the_deadline_are_refused(
     assert reasons[True] >= QUEUE
     assert reasons[False] > 0
     wait_until(
-        lambda: client.post("decode", json={"latent_id": latent_id}).status_code == 200,
+        lambda: client.post("decode", json=wanted).status_code == 200,
         cluster.process,
         START_SECONDS,
     )
