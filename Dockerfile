@@ -3,15 +3,17 @@
 #     docker build --tag glow-editor .
 # and for one without, at a fraction of the size:
 #     docker build --tag glow-editor:cpu --build-arg VARIANT=cpu .
+# For a Ray cluster it takes --build-arg EXTRA=ray.
 ARG PYTHON=3.11.14-slim-bookworm
 
 FROM python:${PYTHON} AS build
 ARG VARIANT=cuda
+ARG EXTRA
 RUN python -m venv /opt/glow
 ENV PATH=/opt/glow/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 # what changes seldom comes first: these layers outlive most changes of the source
-COPY deploy/requirements.txt deploy/requirements.txt
+COPY deploy/requirements.txt deploy/requirements-ray.txt deploy/
 # torch as the package index has it brings CUDA along; without CUDA it is at PyTorch's own index
 RUN --mount=type=cache,target=/root/.cache/pip \
     case "$VARIANT" in \
@@ -20,7 +22,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
                  --index-url https://download.pytorch.org/whl/cpu torch ;; \
         *) echo "VARIANT must be cuda or cpu, not $VARIANT" >&2; exit 1 ;; \
     esac \
-    && pip install --requirement deploy/requirements.txt
+    && pip install --requirement "deploy/requirements${EXTRA:+-$EXTRA}.txt"
 COPY pyproject.toml README.md LICENSE ./
 COPY app app
 COPY model model
@@ -36,7 +38,9 @@ LABEL org.opencontainers.image.title="Glow Editor" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-RUN useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin glow
+# the profile is for login shells, in which KubeRay starts Ray
+RUN useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin glow \
+    && echo "PATH=/opt/glow/bin:\$PATH" > /etc/profile.d/glow.sh
 COPY --from=build /opt/glow /opt/glow
 ENV PATH=/opt/glow/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \

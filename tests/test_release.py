@@ -82,15 +82,22 @@ def test_the_version_is_in_one_place() -> None:
     assert holding == ["pyproject.toml"]
 
 
-def pinned() -> dict[str, str]:
-    lines = (ROOT / "deploy" / "requirements.txt").read_text().splitlines()
-    return dict(line.split("==") for line in lines if line and line[0] != "#")
+def pinned(file: str) -> dict[str, str]:
+    lines = (ROOT / "deploy" / file).read_text().splitlines()
+    return dict(line.split("==") for line in lines if "==" in line)
 
 
-def test_the_image_pins_every_dependency_at_what_is_tested() -> None:
+@pytest.mark.parametrize("extra", ["", "ray"])
+def test_the_image_pins_every_dependency_at_what_is_tested(extra: str) -> None:
     """As deploy/requirements.txt says how; the tests run with what it pins."""
-    pins, seen = pinned(), set()
-    todo = [Requirement(text) for text in PROJECT["dependencies"]]
+    pins, seen = pinned("requirements.txt"), set()
+    needed = PROJECT["dependencies"]
+    if extra:
+        file = f"requirements-{extra}.txt"
+        assert "-r requirements.txt" in (ROOT / "deploy" / file).read_text().splitlines()
+        pins |= pinned(file)
+        needed = needed + PROJECT["optional-dependencies"][extra]
+    todo = [Requirement(text) for text in needed]
     while todo:
         requirement = todo.pop()
         name = canonicalize_name(requirement.name)

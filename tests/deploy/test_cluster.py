@@ -111,8 +111,15 @@ class _To(httpx2.HTTPTransport):
         self._port = port
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        request.url = request.url.copy_with(host="127.0.0.1", port=self._port)
-        return super().handle_request(request)
+        # anew: the one that was made is whose host cookies belong to
+        there = httpx2.Request(
+            request.method,
+            request.url.copy_with(host="127.0.0.1", port=self._port),
+            headers=request.headers,
+            stream=request.stream,
+            extensions=request.extensions,
+        )
+        return super().handle_request(there)
 
 
 class Session:
