@@ -149,7 +149,7 @@ def config(port: int) -> dict[str, Any]:
     config["http_options"] = {"host": "127.0.0.1", "port": port}
     config["proxy_location"] = "HeadOnly"
     scaling = {"min_replicas": 1, "max_replicas": 2, "upscale_delay_s": 0, "look_back_period_s": 1}
-    scaling |= {"metrics_interval_s": 0.2, "target_ongoing_requests": 2}
+    scaling |= {"metrics_interval_s": 0.2, "target_ongoing_requests": 1}
     (application,) = config["applications"]
     application["deployments"] = [{"name": "Replica", "autoscaling_config": scaling}]
     return config
@@ -167,7 +167,7 @@ def cluster(bundle_path: Path, redis_url: str, logs: Path) -> Iterator[Running]:
         "GLOW_REDIS_URL": redis_url,
         "GLOW_MAX_UPLOAD_BYTES": "2000000",
         "GLOW_QUEUE": str(QUEUE),
-        "GLOW_DEADLINE": "10",
+        "GLOW_DEADLINE": str(START_SECONDS),
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -210,19 +210,22 @@ def test_a_replica_killed_under_load(cluster: Running, client: Client) -> None:
     faces = [entry["latent_id"] for entry in sampled]
     finished = threading.Event()
 
-    def load(number: int) -> Counter[int]:
-        statuses: Counter[int] = Counter()
+    def load(number: int) -> Counter[str]:
+        answers: Counter[str] = Counter()
         photo = encoded(np.full((40, 40, 3), number, np.uint8))
         with Client(cluster.port) as own:
             while not finished.is_set():
                 edit = {"latent_id": faces[number % 2], "attributes": {"older": number / 10}}
-                statuses[own.post("edit", json=edit).status_code] += 1
-                sent = own.post("encode", files={"image": photo}, data={"align": "none"})
-                statuses[sent.status_code] += 1
-        return statuses
+                for answer in (
+                    own.post("edit", json=edit),
+                    own.post("encode", files={"image": photo}, data={"align": "none"}),
+                ):
+                    good = answer.is_success
+                    answers["served" if good else answer.json()["detail"]] += 1
+        return answers
 
-    with ThreadPoolExecutor(8) as pool:
-        loads = [pool.submit(load, number) for number in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        loads = [pool.submit(load, number) for number in range(4)]
         try:
             wait_until(lambda: cluster.replicas("Replica") == 2, cluster.process, START_SECONDS)
             before = cluster.processes("Replica")
@@ -239,41 +242,39 @@ def test_a_replica_killed_under_load(cluster: Running, client: Client) -> None:
             )
         finally:
             finished.set()
-        statuses = sum((load.result() for load in loads), Counter[int]())
-    assert statuses.keys() == {200, 201}, statuses
+        answers = sum((load.result() for load in loads), Counter[str]())
+    assert answers.keys() == {"served"}, answers
 
 
-def test_requests_past_the_queue_or_the_deadline_are_refused(
-    cluster: Running, client: Client
-) -> None:
-    """While the replicas are stopped, some requests wait in vain and the others are not let in."""
+def test_requests_past_the_queue_are_refused(cluster: Running, client: Client) -> None:
+    """Of those that come while the replicas stand still, some wait, and the others are not let
+    in."""
     (face,) = client.post("sample", json={"count": 1}).json()
-    wanted = {"latent_id": face["latent_id"]}
     stopped = cluster.processes("Replica")
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
-    try:
-        with ThreadPoolExecutor(64) as pool:
 
-            def decode(_: int) -> httpx2.Response:
-                with Client(cluster.port) as own:
-                    return own.post("decode", json=wanted)
+    def decode(_: int) -> httpx2.Response:
+        with Client(cluster.port) as own:
+            return own.post("decode", json={"latent_id": face["latent_id"]})
 
-            refused = list(pool.map(decode, range(64)))
-    finally:
-        for pid in stopped:
-            os.kill(pid, signal.SIGCONT)
-    for response in refused:
-        assert_problem(response, 503, "busy", "Try again in a moment")
-        assert int(response.headers["Retry-After"]) >= 1
-    reasons = Counter("in time" in response.json()["detail"] for response in refused)
-    assert reasons[True] >= QUEUE
-    assert reasons[False] > 0
-    wait_until(
-        lambda: client.post("decode", json=wanted).status_code == 200,
-        cluster.process,
-        START_SECONDS,
-    )
+    with ThreadPoolExecutor(64) as pool:
+        decodes = [pool.submit(decode, number) for number in range(64)]
+        try:
+            wait_until(lambda: any(one.done() for one in decodes), cluster.process)
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+        answers = [one.result() for one in decodes]
+    refused = [answer for answer in answers if answer.status_code == 503]
+    assert refused
+    assert len(answers) - len(refused) >= QUEUE
+    for answer in answers:
+        if answer in refused:
+            assert_problem(answer, 503, "busy", "requests wait already", "Try again in a moment")
+            assert int(answer.headers["Retry-After"]) >= 1
+        else:
+            assert answer.status_code == 200, answer.text
 
 
 def test_nothing_of_a_photograph_reaches_a_disk(cluster: Running, client: Client) -> None:
