@@ -9,13 +9,14 @@ Serve starts, watches, replaces and scales.
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError
 from ray.serve import Application
-from ray.serve.exceptions import BackPressureError
+from ray.serve.exceptions import BackPressureError, RequestCancelledError
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
@@ -36,6 +37,10 @@ from app.telemetry import configure_logs
 from model.bundle import Bundle
 
 BATCH_WAIT = 0.005  # seconds that a request waits for others: Serve makes batches as they arrive
+
+# Seconds after which a request whose replica died is tried again. Serve may not know of the death
+# at once; and a request that kills whoever takes it is not to kill them all.
+PAUSES = (0.05, 0.5)
 
 MOST_REPLICAS = 100  # of each: the cluster is the bound, and its own autoscaler
 
@@ -89,8 +94,8 @@ class Replica:
 class RayEngine:
     """The engine on the replicas of a deployment.
 
-    What a replica had in its hands when it died is done by another, once: nothing that an engine
-    does leaves a trace. Of the bundle it has the description; the flow is never run here.
+    What a replica had in its hands when it died is done by another: nothing that an engine does
+    leaves a trace. Of the bundle it has the description; the flow is never run here.
     """
 
     def __init__(self, bundle: Bundle, replicas: DeploymentHandle[Any], deadline: float) -> None:
@@ -129,17 +134,18 @@ class RayEngine:
         self.waiting += 1
         try:
             async with asyncio.timeout(self._deadline):
-                try:
-                    return await _answer(call, input)
-                except RayActorError:
-                    return await _answer(call, input)
-        except TimeoutError:
+                for pause in PAUSES:
+                    with suppress(RayActorError):
+                        return await _answer(call, input)
+                    await asyncio.sleep(pause)
+                return await _answer(call, input)
+        except (TimeoutError, RequestCancelledError):  # by the deadline, or by Serve
             raise busy("the request was not reached in time") from None
         except BackPressureError:
             raise busy("too many requests wait already") from None
         except RayActorError:
             raise busy("its devices fail") from None
-        except RayTaskError as error:
+        except Exception as error:
             if out_of_memory(error):
                 raise busy("its memory is taken") from None
             raise
