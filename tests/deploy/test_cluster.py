@@ -51,7 +51,7 @@ from tests.app.test_promises import (  # noqa: F401
 )
 from tests.helpers import ROOT, encoded, free_port, pixels_of, wait_until
 
-START_SECONDS = 240  # every process of a cluster imports torch anew, and a machine may be busy
+START_SECONDS = 300  # every process of a cluster imports torch anew, and a machine may be busy
 
 QUEUE = 16
 
@@ -64,7 +64,8 @@ class Running:
 
     def replicas(self, deployment: str) -> int:
         """How many are running, as Ray says."""
-        count: int = json.loads((self.folder / "states").read_text()).get(deployment, 0)
+        states = self.folder / "states"
+        count: int = json.loads(states.read_text()).get(deployment, 0) if states.exists() else 0
         return count
 
     def processes(self, deployment: str) -> set[int]:
@@ -182,15 +183,14 @@ def cluster(bundle_path: Path, redis_url: str, logs: Path) -> Iterator[Running]:
             stderr=output,
         )
 
-    def ready() -> bool:
-        try:
-            return httpx2.get(f"http://127.0.0.1:{port}/readyz", timeout=30).status_code == 200
-        except httpx2.TransportError:
-            return False
-
+    running = Running(process, port, folder)
     try:
-        wait_until(ready, process, START_SECONDS)
-        yield Running(process, port, folder)
+        wait_until(
+            lambda: running.replicas("Ingress") == running.replicas("Replica") == 1,
+            process,
+            START_SECONDS,
+        )
+        yield running
     finally:
         process.terminate()
         process.wait()
