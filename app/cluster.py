@@ -36,7 +36,9 @@ from app.settings import Settings
 from app.telemetry import configure_logs
 from model.bundle import Bundle
 
-BATCH_WAIT = 0.005  # seconds that a request waits for others: Serve makes batches as they arrive
+# Seconds that a request waits for others: Serve makes batches as requests arrive, not as the device
+# gets free. On a CPU, 16 clients got 17.1 edits a second without, 20.9 with 5 ms, 21.6 with 20.
+BATCH_WAIT = 0.005
 
 # Seconds after which a request whose replica died is tried again. Serve may not know of the death
 # at once; and a request that kills whoever takes it is not to kill them all.
@@ -44,7 +46,7 @@ PAUSES = (0.05, 0.5)
 
 MOST_REPLICAS = 100  # of each: the cluster is the bound, and its own autoscaler
 
-FINISH = 30  # seconds that one which is stopped has for what it accepted: more than any deadline
+FINISH = 30  # seconds for what was accepted: longer than any request waits for the model
 
 # the application has lines of its own, without the client's address
 LOGGING = LoggingConfig(enable_access_log=False)
