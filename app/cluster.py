@@ -16,7 +16,11 @@ from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve import Application
-from ray.serve.exceptions import BackPressureError, RequestCancelledError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    RequestCancelledError,
+)
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
@@ -145,7 +149,7 @@ class RayEngine:
             raise busy("the request was not reached in time") from None
         except BackPressureError:
             raise busy("too many requests wait already") from None
-        except RayActorError:
+        except (RayActorError, DeploymentUnavailableError):
             raise busy("its devices fail") from None
         except Exception as error:
             if out_of_memory(error):
