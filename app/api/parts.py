@@ -123,27 +123,27 @@ class Parts:
         """The crop of a latent, moved."""
         if move is None:
             return await self.engine.decode(latent)
-        start = latent if move.way is None else latent + move.way
+        start = latent if move.start is None else move.start
         return await self.engine.decode(start, move.strengths, move.offset)
 
 
 @dataclass(frozen=True)
 class Move:
     """What an edit does to a latent: strengths of built-in directions, which the engine knows, the
-    sum of the custom ones, and the way to a face that is mixed in, from whose end they step."""
+    sum of the custom ones, and where they step from, if a face is mixed in."""
 
     strengths: dict[str, float]
     offset: Latent | None = None
-    way: Latent | None = None
+    start: Latent | None = None
 
     def __bool__(self) -> bool:
-        return not (self.offset is None and self.way is None) or any(self.strengths.values())
+        return not (self.offset is None and self.start is None) or any(self.strengths.values())
 
     @property
     def identity(self) -> list[object]:
         """Two moves of the same identity do the same; strengths of 0 do nothing."""
         strengths = sorted((name, value) for name, value in self.strengths.items() if value)
-        vectors = (self.offset, self.way)
+        vectors = (self.offset, self.start)
         digests = [v if v is None else hashlib.sha256(v.tobytes()).hexdigest() for v in vectors]
         return [strengths, *digests]
 

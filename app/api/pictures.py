@@ -25,6 +25,7 @@ from app.api.answers import (
 )
 from app.api.latents import NPY
 from app.api.parts import Move, Parts, PartsOf
+from app.engine import Latent
 from app.errors import Problem, problem_responses
 from app.latents import Record
 from app.photos import Animation, Format, Pixels
@@ -141,7 +142,15 @@ async def _mixed(parts: Parts, record: Record, mix: Mixing | None, move: Move) -
     if mix is None:
         return move
     other, _ = await parts.record(mix.latent_id)
-    return replace(move, way=mix.t * (other.latent - record.latent)) if mix.t else move
+    return replace(move, start=_between(record, other, mix.t)) if mix.t else move
+
+
+def _between(a: Record, b: Record, share: float) -> Latent:
+    """The latent at a share of the way from one face to another, exact at both ends."""
+    # Along a straight line: keeping the latent's length instead, along a sphere, would be right for
+    # a Gaussian, but measured on photographs it adds contrast and bursts, and no detail that the
+    # line lacks.
+    return (1 - share) * a.latent + share * b.latent
 
 
 async def _edited(parts: Parts, record: Record, move: Move) -> Pixels:
@@ -202,9 +211,5 @@ async def mix(parts: PartsOf, request: Request, wanted: MixRequest, format: Form
     tag = tag_of(parts.engine.bundle.revision, "mix", *ids, wanted.shares, format)
     if same := unchanged(request, tag):
         return same
-    # Along a straight line: keeping the latent's length instead, along a sphere, would be right for
-    # a Gaussian, but measured on photographs it adds contrast and bursts, and no detail that the
-    # line lacks.
-    between = [(1 - share) * a.latent + share * b.latent for share in wanted.shares]
-    crops = await together(map(parts.decode, between))
+    crops = await together(parts.decode(_between(a, b, share)) for share in wanted.shares)
     return await picture(np.concatenate(crops, axis=1), format, tag)
