@@ -355,8 +355,8 @@ def edited(
 
 @torch.inference_mode()
 def ranged(flow: Frozen, direction: Direction, latents: Tensor, share: float = 0.5) -> Direction:
-    """The direction with `min` and `max` at the greatest strengths of STRENGTHS, each way, whose
-    step at least `share` of the faces take whole. At least the first. `latents` are flat, (faces,
+    """The direction with `min` and `max` at -1 and 1, or further at the greatest of STRENGTHS, each
+    way, whose step at least `share` of the faces take whole. `latents` are flat, (faces,
     dimensions)."""
     vector = direction.vector.to(latents.device)
     allowed = (1 - share) * len(latents)
@@ -369,8 +369,10 @@ def ranged(flow: Frozen, direction: Direction, latents: Tensor, share: float = 0
                 return False
         return True
 
+    ends = [strength for strength in STRENGTHS if strength >= 1]
+
     def reach(sign: int) -> float:
-        first_burst = bisect_left(STRENGTHS, True, key=lambda s: not holds(sign * s))
-        return sign * STRENGTHS[max(0, first_burst - 1)]
+        whole = bisect_left(ends[1:], True, key=lambda end: not holds(sign * end))
+        return sign * ends[whole]
 
     return replace(direction, min=reach(-1), max=reach(1))
