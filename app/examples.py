@@ -10,12 +10,13 @@ from fastapi import UploadFile
 from numpy.typing import NDArray
 
 from app import faces, photos
+from app.crops import cut
 from app.engine import Engine
 from app.errors import Problem
 from app.photos import Pixels
 from app.together import together
 from model.attributes import STRENGTHS
-from model.bundle import Direction
+from model.bundle import Bundle, Direction
 from model.examples import from_few
 
 SHORTEST = 0.25  # least reach of a slider; directions of few faces are long
@@ -25,7 +26,7 @@ LONGEST_NAME = 80  # of a file, in an answer
 
 
 async def crops_of(
-    uploads: Iterable[tuple[str, UploadFile]], resolution: int, max_pixels: int
+    uploads: Iterable[tuple[str, UploadFile]], bundle: Bundle, max_pixels: int
 ) -> list[Pixels]:
     """The most prominent face of each photograph; one is open at a time.
 
@@ -34,9 +35,8 @@ async def crops_of(
     crops, faults = [], []
     for where, upload in uploads:
         try:
-            crops.append(
-                await asyncio.to_thread(_crop, await upload.read(), resolution, max_pixels)
-            )
+            data = await upload.read()
+            crops.append(await asyncio.to_thread(_crop, data, bundle, max_pixels))
         except Problem as problem:
             named = f"{where} ({(upload.filename or 'unnamed')[:LONGEST_NAME]})"
             faults.append({"where": named, "what": problem.detail})
@@ -46,12 +46,12 @@ async def crops_of(
     return crops
 
 
-def _crop(data: bytes, resolution: int, max_pixels: int) -> Pixels:
+def _crop(data: bytes, bundle: Bundle, max_pixels: int) -> Pixels:
     photo = photos.read(data, max_pixels)
     found = faces.find(photo)
     if not found:
         raise Problem(422, "no-face", "No face was found in this photograph.")
-    return faces.align(photo, found[0].box, resolution)
+    return cut(photo, found[0].box, bundle)
 
 
 async def direction_of(

@@ -34,6 +34,13 @@ def quantized(pixels: Pixels, bits: int) -> Pixels:
     return kept
 
 
+def through_jpeg(pixels: Pixels, quality: int) -> Pixels:
+    """The picture as a JPEG of a quality gives it back, its colours as fine as its light."""
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "JPEG", quality=quality, subsampling=0)
+    return np.asarray(Image.open(out))
+
+
 def read(data: bytes, max_pixels: int) -> Pixels:
     """The photograph as it should look: turned by its EXIF orientation, transparency on white,
     converted to sRGB.

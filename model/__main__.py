@@ -94,6 +94,15 @@ def train(
     ycond: Annotated[
         bool, typer.Option(help="A prior for each class of images; a class is a subfolder.")
     ] = False,
+    crop_jpeg: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=100,
+            help="JPEG quality in which the images came at the flow's size, if they did: "
+            "the service makes its crops alike.",
+        ),
+    ] = None,
     start: Annotated[
         Path | None,
         typer.Option(help="Bundle to begin from, as deep as the preset or less: then it grows."),
@@ -126,7 +135,7 @@ def train(
     with process_group(device), summary(tensorboard) as log:
         train_images = Images.find(data_path, PRESETS[preset].resolution, "train", validation)
         held_out = Images.find(data_path, PRESETS[preset].resolution, "val", validation)
-        _train(preset, settings, train_images, held_out, ycond, start, out, device, log)
+        _train(preset, settings, train_images, held_out, ycond, crop_jpeg, start, out, device, log)
 
 
 def _train(
@@ -135,6 +144,7 @@ def _train(
     train_images: Images,
     validation_images: Images,
     ycond: bool,
+    crop_jpeg: int | None,
     start: Path | None,
     out: Path,
     device: torch.device,
@@ -182,7 +192,7 @@ def _train(
         }
         if ycond:
             about["classes"] = classes
-        Bundle(out.stem, trainer.averaged, card=about).save(out)
+        Bundle(out.stem, trainer.averaged, card=about, crop_jpeg=crop_jpeg).save(out)
         save_samples(trainer.averaged, out.with_suffix(f".{trainer.step:06d}.png"))
 
     trainer.run(checkpoint, log)

@@ -309,8 +309,8 @@ def spanning(direction: Direction, lacking: float, having: float) -> Direction:
 
 
 BURST = 0.2  # how far a decoded value may leave the 0 to 1 scale before the picture breaks
-SHORTER = 0.8  # a step that bursts the picture is cut to this share of itself, again and again
-CUTS = 10  # at most
+SHORTER = 0.75  # a step that bursts the picture is cut to this share of itself, again and again
+CUTS = 12  # at most
 STRENGTHS = (0.5, 0.75, 1.0, 1.25, 1.5)
 
 

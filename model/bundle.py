@@ -55,12 +55,18 @@ class Direction:
 
 @dataclass
 class Bundle:
-    """A flow with its directions and its card (what it is, what it was trained on, its terms)."""
+    """A flow with its directions and its card (what it is, what it was trained on, its terms).
+
+    `crop_jpeg` is the JPEG quality in which the images that the flow learned from came at its own
+    resolution, if they did. Their marks are part of what it knows: a crop without them is far from
+    any of those images, so whoever makes one gives it the same.
+    """
 
     name: str
     flow: Flow
     directions: list[Direction] = field(default_factory=list)
     card: dict[str, Any] = field(default_factory=dict)
+    crop_jpeg: int | None = None
 
     @cached_property
     def identity(self) -> str:
@@ -70,9 +76,10 @@ class Bundle:
 
     @cached_property
     def revision(self) -> str:
-        """The identity and a digest of the directions: all that an edited picture hangs on."""
+        """The identity and a digest of the directions and of how crops are made: all that an edited
+        picture hangs on."""
         vectors = {direction.name: direction.vector for direction in self.directions}
-        return f"{self.identity}+{_digest('', vectors)}"
+        return f"{self.identity}+{_digest(str(self.crop_jpeg), vectors)}"
 
     @property
     def resolution(self) -> int:
@@ -114,6 +121,7 @@ class Bundle:
                 for direction in self.directions
             ],
             "card": self.card,
+            "crop_jpeg": self.crop_jpeg,
         }
         part = path.with_name(path.name + ".part")
         save_file(
@@ -178,6 +186,7 @@ class Bundle:
                 for values, vector in zip(directions, vectors, strict=True)
             ],
             header["card"],
+            header.get("crop_jpeg"),  # which older bundles lack
         )
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from app import faces
+from app.crops import cut
 from app.settings import Settings
 from model import attributes
 from model.bundle import Bundle
@@ -35,9 +36,8 @@ def bundle() -> Bundle:
 @pytest.fixture(scope="module")
 def crop(bundle: Bundle, portrait: np.ndarray) -> Tensor:
     """The portrait's crop, (1, 3, 64, 64)."""
-    resolution = bundle.flow.config.resolution
-    pixels = faces.align(portrait, faces.find(portrait)[0].box, resolution)
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    pixels = cut(portrait, faces.find(portrait)[0].box, bundle)
+    return torch.tensor(pixels).permute(2, 0, 1)[None]
 
 
 def edited(bundle: Bundle, crop: Tensor, **strengths: float) -> Tensor:
@@ -59,6 +59,14 @@ def test_it_is_what_its_card_says(bundle: Bundle) -> None:
     assert bundle.card["bits_per_dim"] < 2.88
     for source in ("FairFace", "UK Parliament", "CivilServiceUSA"):
         assert source in str(bundle.card)
+
+
+def test_it_knows_a_face_from_outside_its_data(bundle: Bundle, crop: Tensor) -> None:
+    """Whose crop it would find most unlikely, had it not been made as its images were."""
+    with torch.inference_mode():
+        noise = torch.Generator().manual_seed(0)
+        found = bundle.flow.bits_per_dim(bundle.flow.log_prob(crop, noise)).item()
+    assert found < bundle.card["bits_per_dim"] + 0.5
 
 
 def test_it_has_the_attributes_that_people_ask_for(bundle: Bundle) -> None:

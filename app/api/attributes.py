@@ -73,7 +73,7 @@ async def create(
         for kind, examples in (("positive", positive), ("negative", negative))
         for number, upload in enumerate(examples, 1)
     ]
-    crops = await crops_of(uploads, parts.engine.bundle.resolution, parts.settings.max_pixels)
+    crops = await crops_of(uploads, parts.engine.bundle, parts.settings.max_pixels)
     count = len(positive)
     direction = await direction_of(parts.engine, name, crops[:count], crops[count:])
     await parts.attributes.put(visitor, Custom(direction, parts.engine.bundle.identity))

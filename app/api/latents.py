@@ -11,6 +11,7 @@ from fastapi import APIRouter, File, Form, Path, Request, Response, UploadFile
 from app import faces, photos
 from app.api.answers import FORMATS, accepted, format_of, picture, tag_of, unchanged
 from app.api.parts import PartsOf
+from app.crops import cut
 from app.errors import Problem, problem_responses
 from app.faces import Box
 from app.latents import Record
@@ -87,13 +88,12 @@ async def encode(
 ) -> Encoded:
     """Find the face in a photograph and encode its crop."""
     data = await image.read()
-    resolution = parts.engine.bundle.resolution
 
     def prepare() -> tuple[list[Face], Box, Pixels]:
         photo = photos.read(data, parts.settings.max_pixels)
         found = _place(photo, align)
         box = Box(found[0].box.x, found[0].box.y, found[0].box.size, found[0].angle)
-        return found, box, faces.align(photo, box, resolution)
+        return found, box, cut(photo, box, parts.engine.bundle)
 
     found, box, crop = await asyncio.to_thread(prepare)
     latent, bits_per_dim = await parts.engine.encode(crop)

@@ -25,6 +25,7 @@ from app.api.answers import (
 )
 from app.api.latents import NPY
 from app.api.parts import Move, Parts, PartsOf
+from app.crops import cut
 from app.engine import Latent
 from app.errors import Problem, problem_responses
 from app.latents import Record
@@ -166,8 +167,8 @@ def _in_place(parts: Parts, record: Record, decoded: Pixels) -> Pixels:
     assert record.photo is not None
     assert record.box is not None
     photo = photos.read(record.photo, parts.settings.max_pixels)
-    aligned = faces.align(photo, record.box, len(decoded))
-    before = photos.quantized(aligned, parts.engine.bundle.flow.config.bits)
+    bundle = parts.engine.bundle
+    before = photos.quantized(cut(photo, record.box, bundle), bundle.flow.config.bits)
     return faces.paste_back(photo, record.box, decoded.astype(np.float32) - before)
 
 

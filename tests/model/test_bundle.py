@@ -111,6 +111,18 @@ class TestRoundTrip:
             assert torch.equal(theirs.vector, ours.vector)
             assert {**vars(theirs), "vector": 0} == {**vars(ours), "vector": 0}
 
+    def test_the_jpeg_of_its_crops_survives(self, bundle: Bundle, path: Path) -> None:
+        assert Bundle.load(path).crop_jpeg is None
+        through_jpeg = replace(bundle, crop_jpeg=93)
+        through_jpeg.save(path)
+        assert Bundle.load(path).crop_jpeg == 93
+        assert through_jpeg.identity == bundle.identity
+        assert through_jpeg.revision != bundle.revision
+
+    def test_an_older_bundle_knows_no_jpeg(self, path: Path) -> None:
+        rewrite(path, lambda header, _: header.pop("crop_jpeg"))
+        assert Bundle.load(path).crop_jpeg is None
+
     def test_without_directions_or_card(self, flow: Flow, tmp_path: Path) -> None:
         Bundle("bare", flow).save(tmp_path / "bare.safetensors")
         loaded = Bundle.load(tmp_path / "bare.safetensors")
