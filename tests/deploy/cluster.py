@@ -6,6 +6,7 @@ FOLDER holds all that Ray writes, and `states`: how many replicas of each deploy
 """
 
 import json
+import os
 import signal
 import sys
 import time
@@ -22,7 +23,11 @@ NODE = {"num_cpus": 2, "object_store_memory": 100 * 2**20, "include_dashboard": 
 
 def main(config: str, folder: Path) -> NoReturn:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "temp_dir": str(folder)})
+    # where Ray by itself looks for the address of a cluster, and does not make the folder
+    os.environ["RAY_TMPDIR"] = str(folder)
+    temporary = folder / "ray"
+    temporary.mkdir()
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "temp_dir": str(temporary)})
     try:
         cluster.add_node(**NODE)
         ray.init(cluster.address, namespace="serve", log_to_driver=False)
