@@ -31,7 +31,6 @@ from app.device import (
     by_halves,
     device,
     largest_batch,
-    out_of_memory,
 )
 from app.engine import Latent, Observe, busy, keep_freed_memory
 from app.main import create_app
@@ -49,8 +48,6 @@ BATCH_WAIT = 0.005
 PAUSES = (0.05, 0.5)
 
 MOST_REPLICAS = 100  # of each: the cluster is the bound, and its own autoscaler
-
-FINISH = 30  # seconds for what was accepted: longer than any request waits for the model
 
 # the application has lines of its own, without the client's address
 LOGGING = LoggingConfig(enable_access_log=False)
@@ -89,9 +86,8 @@ class Replica:
         loop = asyncio.get_running_loop()
         try:
             results = await loop.run_in_executor(self._thread, by_halves, work, batch)
-        except Exception as error:
-            if not out_of_memory(error):
-                self._failures += 1
+        except Exception:
+            self._failures += 1
             raise
         self._failures = 0
         return results
@@ -151,21 +147,21 @@ class RayEngine:
             raise busy("too many requests wait already") from None
         except (RayActorError, DeploymentUnavailableError):
             raise busy("its devices fail") from None
-        except Exception as error:
-            if out_of_memory(error):
-                raise busy("its memory is taken") from None
-            raise
         finally:
             self.waiting -= 1
 
 
 async def _answer(call: DeploymentHandle[Any], input: Any) -> Any:
+    """Raises Problem 503 where the device has no memory even for this one alone."""
     response = call.remote(input)
     try:
-        return await response
+        answer = await response
     except asyncio.CancelledError:
         response.cancel()  # type: ignore[no-untyped-call]
         raise
+    if isinstance(answer, Exception):
+        raise busy("its memory is taken")
+    return answer
 
 
 @serve.ingress()
@@ -194,9 +190,10 @@ def build(settings: Settings) -> Application:
         raise ValueError("on a cluster, latents are kept in Redis: set GLOW_REDIS_URL")
     kind = device(settings.device)
     largest = largest_batch(kind)
+    finish = settings.deadline + 10  # longer than what was accepted waits for the model
     replicas = serve.deployment(
         logging_config=LOGGING,
-        graceful_shutdown_timeout_s=FINISH,
+        graceful_shutdown_timeout_s=finish,
         ray_actor_options={"num_cpus": 1} if kind.type == "cpu" else {"num_gpus": 1},
         max_ongoing_requests=2 * largest,  # a batch on the device, and one that waits for it
         max_queued_requests=settings.queue,
@@ -204,7 +201,7 @@ def build(settings: Settings) -> Application:
     )(Replica)
     ingress = serve.deployment(
         logging_config=LOGGING,
-        graceful_shutdown_timeout_s=FINISH,
+        graceful_shutdown_timeout_s=finish,
         max_ongoing_requests=1024,  # a live connection is one for as long as it is open
         autoscaling_config={"target_ongoing_requests": 64, "max_replicas": MOST_REPLICAS},
     )(Ingress)

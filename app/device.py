@@ -40,12 +40,15 @@ def out_of_memory(error: Exception) -> bool:
 
 
 def by_halves(work: Callable[[list[Any]], Sequence[Any]], batch: list[Any]) -> list[Any]:
-    """A batch's results; where memory is short for all of it, those of its halves."""
+    """A batch's results; where memory is short for all of it, those of its halves. In the place of
+    one that is too large even alone is the error."""
     try:
         return list(work(batch))
     except Exception as error:
-        if len(batch) == 1 or not out_of_memory(error):
+        if not out_of_memory(error):
             raise
+        if len(batch) == 1:
+            return [error]
     half = len(batch) // 2
     return by_halves(work, batch[:half]) + by_halves(work, batch[half:])
 

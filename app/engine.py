@@ -41,7 +41,7 @@ class Engine(Protocol):
 
     @property
     def waiting(self) -> int:
-        """Requests that were accepted and are not begun."""
+        """Requests that were accepted and wait for the device, or for their answer from it."""
 
     @property
     def healthy(self) -> bool:

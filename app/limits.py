@@ -1,7 +1,6 @@
 """Who may ask (keys), how often (rates) and how much (sizes), settled before a request is read."""
 
 import base64
-import binascii
 import hashlib
 import hmac
 import ipaddress
@@ -53,7 +52,7 @@ def _decoded(text: str) -> str:
     """Of base64url without padding; "" where it is not that."""
     try:
         return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # of what is no base64, no ASCII or no UTF-8
         return ""
 
 

@@ -27,6 +27,7 @@ import typer
 from PIL import Image
 
 from app import faces, photos
+from app.crops import cut
 from app.engine import LocalEngine, keep_freed_memory
 from app.latents import Record, RedisStore
 from app.photos import Pixels
@@ -114,7 +115,7 @@ def measure(bundle: Bundle, upload: bytes | None) -> Visit:
 
     def edited() -> bytes:
         photo = photos.read(data, 10**8)
-        before = faces.align(photo, box, len(crops[0]))
+        before = cut(photo, box, bundle)
         changed = crops[1].astype(np.float32) - before
         return photos.write(faces.paste_back(photo, box, changed), "jpeg")
 

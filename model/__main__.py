@@ -105,7 +105,7 @@ def train(
     ] = None,
     start: Annotated[
         Path | None,
-        typer.Option(help="Bundle to begin from, as deep as the preset or less: then it grows."),
+        typer.Option(help="Bundle to begin from, as deep as the preset or less by pairs of steps."),
     ] = None,
     seed: int = DEFAULTS.seed,
     checkpoint_every: int = DEFAULTS.checkpoint_every,
@@ -292,6 +292,8 @@ def directions(
     chosen = attributes_of(labels, _list(attributes))
     if keep_skin and keep_skin not in [attribute.name for attribute in chosen]:
         raise typer.BadParameter(f"--keep-skin {keep_skin} is none of the attributes")
+    if levels > flow.config.levels:
+        raise typer.BadParameter(f"the flow has {flow.config.levels} levels, not {levels}")
     batches = tqdm(train.batches(BATCH), "means", unit="batch")
     sums = sum_up(flow, batches, labels, chosen, _list(stratify), _list(hold))
     means = held_still(sums) if hold else mean_difference(sums)

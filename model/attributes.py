@@ -273,11 +273,16 @@ class Readings:
 
     def clear(self, attribute: int, share: float) -> tuple[float, float]:
         """The mean reading of the images that clearly lack the attribute, and of those that
-        clearly have it: of either kind the `share` that reads clearest, one image at least."""
+        clearly have it: of either kind the `share` that reads clearest, one image at least.
+
+        Raises ValueError where there is none of a kind.
+        """
         sign = self.signs[:, attribute]
         means = []
         for kind in (-1, 1):
             clearest = (kind * self.values[sign == kind, attribute]).sort(descending=True).values
+            if not len(clearest):
+                raise ValueError("clear images need some with each attribute and some without")
             means.append(kind * clearest[: max(1, round(share * len(clearest)))].mean().item())
         return means[0], means[1]
 
@@ -298,8 +303,13 @@ def read(flow: Frozen, directions: list[Direction], batches: Batches, labels: La
 
 def spanning(direction: Direction, lacking: float, having: float) -> Direction:
     """The direction with the step from one reading to another as its unit: these then read -0.5
-    and 0.5."""
+    and 0.5.
+
+    Raises ValueError where the step does not lead up.
+    """
     unit = having - lacking
+    if not unit > 0:
+        raise ValueError(f"images clearly with {direction.name} read no higher than those without")
     return replace(
         direction,
         vector=unit * direction.vector,

@@ -32,8 +32,8 @@ class Direction:
     A latent's reading is (z . vector) / |vector|**2 - origin: -0.5 at the mean of the images
     without the attribute, +0.5 at the mean of those with it (or of those that clearly are so, see
     `model.attributes.spanning`), so one unit of strength is one unit of reading. `std` is the
-    deviation of the readings of the data; `min` and `max` bound the strengths at which decoded
-    pictures hold.
+    deviation of the readings of the data. `min` and `max` bound the strength: -1 and 1, or
+    further where most faces hold.
     """
 
     name: str
@@ -70,16 +70,17 @@ class Bundle:
 
     @cached_property
     def identity(self) -> str:
-        """The name and a digest of the flow, whose latents are noise to any other."""
-        config = json.dumps(self.flow.config.to_dict(), sort_keys=True)
+        """The name and a digest of the flow, whose latents are noise to any other, and of how crops
+        are made for it, which says what a latent is an edit of."""
+        made = {"crop_jpeg": self.crop_jpeg} if self.crop_jpeg else {}
+        config = json.dumps(self.flow.config.to_dict() | made, sort_keys=True)
         return f"{self.name}@{_digest(config, self.flow.state_dict())}"
 
     @cached_property
     def revision(self) -> str:
-        """The identity and a digest of the directions and of how crops are made: all that an edited
-        picture hangs on."""
+        """The identity and a digest of the directions: all that an edited picture hangs on."""
         vectors = {direction.name: direction.vector for direction in self.directions}
-        return f"{self.identity}+{_digest(str(self.crop_jpeg), vectors)}"
+        return f"{self.identity}+{_digest('', vectors)}"
 
     @property
     def resolution(self) -> int:
@@ -172,6 +173,9 @@ class Bundle:
                 f"has a 1x1 convolution of condition number {condition:.3g}, which float32 cannot "
                 f"invert; up to {MAX_CONDITION:.0g} is accepted"
             )
+        crop_jpeg = header.get("crop_jpeg")  # which older bundles lack
+        if crop_jpeg is not None and crop_jpeg not in range(1, 101):
+            raise BundleError(f"has crops of JPEG quality {crop_jpeg!r}; 1 to 100 is accepted")
         directions = header["directions"]
         if vectors.shape != (len(directions), flow.config.dimensions):
             raise BundleError(
@@ -186,7 +190,7 @@ class Bundle:
                 for values, vector in zip(directions, vectors, strict=True)
             ],
             header["card"],
-            header.get("crop_jpeg"),  # which older bundles lack
+            crop_jpeg,
         )
 
 

@@ -1,12 +1,15 @@
-// The API key, where the service asks for one. It is kept in sessionStorage: a reload keeps it, as
-// it keeps the tab, and nobody who opens this browser later finds it. It goes into headers alone,
-// never into an address, which histories and logs hold.
+// The API key, where the service asks for one. It is kept with the tab, or for a page's life where
+// site data are blocked, and goes into headers alone: histories and logs hold addresses.
 
 import { $, answered } from "./dom.js";
 
 const KEPT = "glow-key";
 
-let key = sessionStorage.getItem(KEPT);
+let kept;
+try {
+  kept = sessionStorage;
+} catch {}
+let key = kept?.getItem(KEPT);
 let asking = null;
 
 export const hasKey = () => Boolean(key);
@@ -22,7 +25,10 @@ export function keyProtocols() {
 async function ask() {
   $("key-fault").textContent = key ? "The service does not know this key. Check it for a slip, or ask for another." : "";
   const used = await answered($("ask-key"));
-  if (used) sessionStorage.setItem(KEPT, (key = $("key").value));
+  if (used) {
+    key = $("key").value;
+    kept?.setItem(KEPT, key);
+  }
   $("key").value = "";
   return used;
 }

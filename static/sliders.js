@@ -8,7 +8,7 @@ export const signed = (number, digits) => {
 };
 
 const STEP = 0.05;
-const KNOWN = 2; // standard deviations beyond the mean faces, and past that few faces are known
+const KNOWN = 3.5; // standard deviations of readings; past that few faces are known
 
 export class Sliders {
   #rows = new Map();
@@ -55,7 +55,7 @@ export class Sliders {
   get doubtful() {
     const far = ([name, { std }]) => {
       const strength = this.#strengths.of(name);
-      return strength && Math.abs(this.#readings[name] + strength) > 0.5 + KNOWN * std;
+      return strength && Math.abs(this.#readings[name] + strength) > KNOWN * std;
     };
     return [...this.#rows].filter(far).map(([, { label }]) => label);
   }

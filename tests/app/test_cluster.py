@@ -23,8 +23,10 @@ class Never:
 
 
 class Short:
-    async def decode(self, _: Any) -> None:
-        raise MemoryError
+    """Answers as a batch does for the one of it that is too large."""
+
+    async def decode(self, _: Any) -> MemoryError:
+        return MemoryError()
 
 
 class Broken:

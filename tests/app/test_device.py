@@ -20,11 +20,15 @@ def test_a_batch_is_halved_until_it_fits(error: Exception, room: int) -> None:
 
 
 def test_what_does_not_fit_alone_fails() -> None:
-    def work(_: list[int]) -> list[int]:
-        raise MemoryError
+    """And nothing else of its batch does."""
+    error = MemoryError()
 
-    with pytest.raises(MemoryError):
-        by_halves(work, [1, 2])
+    def work(batch: list[int]) -> list[int]:
+        if 2 in batch:
+            raise error
+        return batch
+
+    assert by_halves(work, [1, 2, 3]) == [1, error, 3]
 
 
 def test_other_failures_are_not_tried_again() -> None:

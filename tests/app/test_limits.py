@@ -102,6 +102,8 @@ def test_a_browser_gives_its_key_as_a_subprotocol(client_of: ClientOf) -> None:
             ):
                 pass
             assert_problem(denial.value, 401, "key-needed")
+        strange = client.get("/api/v1/model", headers=[(b"Sec-WebSocket-Protocol", b"key.\xe9")])
+        assert_problem(strange, 401, "key-needed")
         for key in keys:
             with client.websocket_connect(LIVE, subprotocols=offer(key)) as live:
                 assert live.accepted_subprotocol == "glow-live", "and never the key"

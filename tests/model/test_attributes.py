@@ -128,6 +128,8 @@ def test_clear_images_are_those_that_read_clearest() -> None:
     assert readings.clear(0, 0.5) == pytest.approx((-0.65, 0.8))
     assert readings.clear(0, 0.01) == pytest.approx((-0.9, 0.9))
     assert readings.clear(0, 1.0) == pytest.approx((-0.5, 0.55))
+    with pytest.raises(ValueError, match="some without"):
+        Readings(values[:3], signs[:3]).clear(0, 0.5)
 
 
 def test_a_direction_that_spans_two_readings(flow: Flow, images: Tensor) -> None:
@@ -143,6 +145,8 @@ def test_a_direction_that_spans_two_readings(flow: Flow, images: Tensor) -> None
     spread = spanning(replace(age, std=deviation), lacking, having).std
     assert spread == pytest.approx(after.values.std().item(), rel=1e-4)
     assert after.auc(0) == before.auc(0)
+    with pytest.raises(ValueError, match="older read no higher"):
+        spanning(age, having, lacking)
 
 
 class TestStratified:
@@ -508,6 +512,7 @@ class TestCommand:
         [
             ([], "no labels"),
             (["--stratify", "hat", "--hold", "older"], "in two ways"),
+            (["--labels", "labels.csv", "--levels", "3"], "the flow has 2 levels, not 3"),
             (["--labels", "labels.csv", "--hold", "wings"], "no column of numbers wings"),
             (["--labels", "labels.csv", "--keep-skin", "wings"], "none of the attributes"),
             (["--labels", "labels.csv", "--attributes", "wings"], "no column of numbers wings"),

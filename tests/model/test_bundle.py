@@ -116,8 +116,13 @@ class TestRoundTrip:
         through_jpeg = replace(bundle, crop_jpeg=93)
         through_jpeg.save(path)
         assert Bundle.load(path).crop_jpeg == 93
-        assert through_jpeg.identity == bundle.identity
-        assert through_jpeg.revision != bundle.revision
+        assert through_jpeg.identity != bundle.identity
+
+    @pytest.mark.parametrize("quality", [0, 101, "x", 7.5])
+    def test_a_jpeg_of_no_quality(self, path: Path, quality: object) -> None:
+        rewrite(path, lambda header, _: header.update(crop_jpeg=quality))
+        with pytest.raises(BundleError, match="1 to 100 is accepted"):
+            Bundle.load(path)
 
     def test_an_older_bundle_knows_no_jpeg(self, path: Path) -> None:
         rewrite(path, lambda header, _: header.pop("crop_jpeg"))
