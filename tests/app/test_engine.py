@@ -19,7 +19,7 @@ from app import photos
 from app.device import LARGEST_BATCH
 from app.engine import LocalEngine
 from app.errors import Problem
-from model.attributes import bursts
+from model.attributes import CUTS, SHORTER, bursts
 from model.bundle import Bundle, Direction
 from model.flow import Latent
 from model.runtime import Runtime
@@ -176,7 +176,8 @@ def test_a_step_that_would_burst_the_picture_is_shortened(bundle: Bundle) -> Non
 
     assert bursts(at(3.0)).all()
     assert not bursts(at(0.0)).any()
-    share = next(share for share in 0.8 ** np.arange(11) if not bursts(at(3.0 * share)).any())
+    shares = SHORTER ** np.arange(CUTS + 1)
+    share = next(share for share in shares if not bursts(at(3.0 * share)).any())
 
     async def run() -> None:
         with running(bundle) as (engine, _):
