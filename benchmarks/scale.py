@@ -37,15 +37,21 @@ CLIENTS = (1, 16, 64)
 @contextmanager
 def cluster(**environment: str) -> Iterator[None]:
     """Two nodes, each of two processors as Ray counts, with an environment."""
-    os.environ |= environment
-    nodes = Cluster(initialize_head=True, head_node_args=NODE)
-    try:
-        nodes.add_node(**NODE)
-        ray.init(nodes.address, namespace="serve", log_to_driver=False, logging_level="warning")
-        yield
-    finally:
-        ray.shutdown()
-        nodes.shutdown()
+    with tempfile.TemporaryDirectory(prefix="glow", ignore_cleanup_errors=True) as folder:
+        # Ray by itself writes the address to a folder that a fresh machine lacks, and does not
+        # make it
+        os.environ |= environment | {"RAY_TMPDIR": folder}
+        temporary = Path(folder, "ray")
+        temporary.mkdir()
+        head = {**NODE, "temp_dir": str(temporary)}
+        nodes = Cluster(initialize_head=True, head_node_args=head)
+        try:
+            nodes.add_node(**NODE)
+            ray.init(nodes.address, namespace="serve", log_to_driver=False, logging_level="warning")
+            yield
+        finally:
+            ray.shutdown()
+            nodes.shutdown()
 
 
 def deploy(replicas: int, port: int) -> None:
