@@ -19,7 +19,15 @@ from model.attributes import Attribute, directions_of, mean_difference, sum_up
 from model.bundle import Bundle, Direction
 from model.config import FlowConfig
 from model.data import Labels, grid
-from model.evaluate import TEMPERATURES, by_group, edit, edits, reconstruction, strengths, strip
+from model.evaluate import (
+    TEMPERATURES,
+    Edited,
+    by_group,
+    edits,
+    reconstruction,
+    strengths,
+    strip,
+)
 from model.flow import Flow, Latent
 from model.probe import Probe, judge_images, train
 from model.train import bits_per_dim
@@ -95,9 +103,18 @@ class TestStrengths:
         assert strengths(direction_of(torch.zeros(1), low, high)) == expected
 
 
-@torch.no_grad()
-def encoded(flow: Flow, images: Tensor) -> Tensor:
-    return flow.flatten(flow.encode(images))
+def edit(
+    flow: Flow,
+    probe: Probe,
+    direction: Direction,
+    strength: float,
+    images: Tensor,
+    deviations: Tensor,
+) -> tuple[Edited, Tensor]:
+    """Of images by their own latents."""
+    with torch.no_grad():
+        latents = flow.flatten(flow.encode(images))
+    return evaluate.edit(flow, probe, direction, strength, images, latents, deviations)
 
 
 class TestEdits:
@@ -125,7 +142,6 @@ class TestEdits:
                 bundle.directions[0],
                 strength,
                 images,
-                encoded(bundle.flow, images),
                 torch.ones(2),
             )[0].moved
             for strength in (0.5, 1.0)
@@ -137,9 +153,7 @@ class TestEdits:
     ) -> None:
         flow, direction = bundle.flow, bundle.directions[0]
         logits = judge_images(probe, images)
-        found, succeeded = edit(
-            flow, probe, direction, -0.5, images[:4], encoded(flow, images[:4]), logits.std(0)
-        )
+        found, succeeded = edit(flow, probe, direction, -0.5, images[:4], logits.std(0))
         z = flow.flatten(flow.encode(images[:4])) - 0.5 * direction.vector
         after = probe(flow.decode(flow.unflatten(z)).clamp(0, 1))
         moved = (after - logits[:4]).mean(0) / logits.std(0)
@@ -149,7 +163,7 @@ class TestEdits:
 
     def test_nothing_moves_at_no_distance(self, flow: Flow, probe: Probe, images: Tensor) -> None:
         still = direction_of(torch.zeros(flow.config.dimensions))
-        found, _ = edit(flow, probe, still, 1.0, images, encoded(flow, images), torch.ones(2))
+        found, _ = edit(flow, probe, still, 1.0, images, torch.ones(2))
         assert found.before == found.after
         for figure in (found.moved, found.border, found.cheeks, found.unequal):
             assert figure == pytest.approx(0, abs=1e-3)
@@ -165,7 +179,6 @@ class TestEdits:
             direction_of(z[1] - z[0]),
             1.0,
             images,
-            encoded(flow, images),
             torch.ones(2),
         )
         assert found.border == pytest.approx(10 * 255 / 256, abs=0.05)
@@ -182,7 +195,6 @@ class TestEdits:
             direction_of(z[1] - z[0]),
             1.0,
             images,
-            encoded(flow, images),
             torch.ones(2),
         )
         assert found.shortened == 0.25
@@ -191,10 +203,7 @@ class TestEdits:
     def test_of_a_single_attribute_nothing_else_moves(self, flow: Flow, images: Tensor) -> None:
         probe = train(["left"], images, SIGNS[:, :1], epochs=1)
         moving = direction_of(torch.ones(flow.config.dimensions))
-        assert (
-            edit(flow, probe, moving, 1.0, images, encoded(flow, images), torch.ones(1))[0].others
-            == 0
-        )
+        assert edit(flow, probe, moving, 1.0, images, torch.ones(1))[0].others == 0
 
 
 def test_groups_are_the_sides_of_their_columns() -> None:
