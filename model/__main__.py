@@ -368,7 +368,7 @@ def evaluate(
     """Measure a bundle on the validation images: likelihood, reconstruction, and, where it has
     directions, edits, by an independent probe."""
     bundle = Bundle.load(bundle_path, _device())
-    flow, resolution = bundle.flow, bundle.flow.config.resolution
+    flow, program, resolution = bundle.flow, fastest(bundle.flow), bundle.resolution
     shown = Images(tuple(map(Path, _list(faces))), resolution).load() if faces else None
     columns = [direction.name for direction in bundle.directions]
     train = Images.find(data_path, resolution, "train", validation)
@@ -377,7 +377,7 @@ def evaluate(
     names, images = next(held_out.batches(sys.maxsize))
     bits = bits_per_dim(flow, images)
     seen = _spread(train, len(images))
-    error, wrong = evaluation.reconstruction(fastest(flow), images)
+    error, wrong = evaluation.reconstruction(program, images)
     figures = {
         "bits/dim": f"{bits.mean():.4f} ± {bits.std() / len(bits) ** 0.5:.4f} (standard error)",
         "images": str(len(images)),
@@ -389,7 +389,7 @@ def evaluate(
         print(f"{name}: {value}")
     readings, probed, found, groups = None, None, [], []
     if labels and columns and (labels_path or set(columns) <= set(labels.columns)):
-        readings = read(fastest(flow), bundle.directions, held_out.batches(BATCH), labels)
+        readings = read(program, bundle.directions, held_out.batches(BATCH), labels)
         learned_names, learned = next(train.batches(PROBE_IMAGES))
         signs = labels.signs(learned_names, columns)
         probe = train_probe(columns, learned.to(_device()), signs)

@@ -14,7 +14,7 @@ async def model(parts: PartsOf) -> ModelDescription:
     bundle = parts.engine.bundle
     return ModelDescription(
         name=bundle.name,
-        resolution=bundle.flow.config.resolution,
+        resolution=bundle.resolution,
         levels=bundle.flow.config.levels,
         parameters=sum(parameter.numel() for parameter in bundle.flow.parameters()),
         bits_per_dim=bundle.card.get("bits_per_dim"),
