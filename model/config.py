@@ -20,6 +20,10 @@ class FlowConfig:
     the last of a coupling network, `residual` ones (RealNVP, 3.7) or plain. `log_scale_bound`
     holds every affine coupling's log-scale within plus or minus itself.
 
+    `kept[i]` is how many channels go on past the split of level i; half of them (Glow) at levels
+    that it does not name. At 3 of the 12 of a picture's first level, the next one sees a picture
+    of half the side, which the first adds the details to (Wavelet Flow, Yu et al. 2020).
+
     `flat` is the form of NICE: one level on the picture as one vector, whose coupling networks
     are perceptrons on its even and its odd half. `prior` is the distribution of each number of a
     latent. `classes` is how many classes of image the last part has a prior of its own for.
@@ -30,6 +34,7 @@ class FlowConfig:
     bits: int = 8
     steps: tuple[int, ...] = (16, 8, 6, 4)
     hidden: tuple[int, ...] = (128, 128, 128, 128)
+    kept: tuple[int, ...] = ()
     coupling: Coupling = "affine"
     permutation: Permutation = "invertible_1x1"
     log_scale_bound: float = 1.0
@@ -71,6 +76,13 @@ class FlowConfig:
             raise ValueError(
                 f"resolution {self.resolution} cannot be halved {self.levels} times, once per level"
             )
+        if len(self.kept) >= self.levels or not all(
+            0 < kept < 4 * channels
+            for kept, (channels, *_) in zip(self.kept, self.input_shapes, strict=False)
+        ):
+            raise ValueError(
+                f"kept {self.kept} must name some but not all of the channels of a split each"
+            )
         if not 1 <= self.bits <= 8:
             raise ValueError(f"bits must be 1 to 8, not {self.bits}")
         for value, known in (
@@ -94,16 +106,26 @@ class FlowConfig:
         return self.channels * self.resolution**2
 
     @property
+    def input_shapes(self) -> list[tuple[int, int, int]]:
+        """The shape (channels, height, width) of what goes into each level."""
+        shapes = [(self.channels, self.resolution, self.resolution)]
+        for i in range(self.levels - 1):
+            channels, size, _ = shapes[-1]
+            kept = self.kept[i] if i < len(self.kept) else 2 * channels
+            shapes.append((kept, size // 2, size // 2))
+        return shapes
+
+    @property
     def part_shapes(self) -> list[tuple[int, int, int]]:
         """The shape (channels, height, width) of each part of a latent, levels in order."""
         if self.flat:
             return [(self.dimensions, 1, 1)]
-        shapes, channels, size = [], self.channels, self.resolution
-        for _ in range(self.levels - 1):
-            channels, size = channels * 4, size // 2
-            channels //= 2
-            shapes.append((channels, size, size))
-        return [*shapes, (channels * 4, size // 2, size // 2)]
+        inputs = self.input_shapes
+        after = [kept for kept, *_ in inputs[1:]] + [0]
+        return [
+            (4 * channels - kept, size // 2, size // 2)
+            for (channels, size, _), kept in zip(inputs, after, strict=True)
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -136,6 +158,9 @@ _NICE = FlowConfig(
 # lest the first and last layers, which grow with the picture, take all the weights.
 PRESETS = {
     "glow64": FlowConfig(),
+    "glow128": FlowConfig(
+        resolution=128, steps=(9, 16, 8, 6, 4), hidden=(64, 128, 128, 128, 128), kept=(3,)
+    ),
     "glow32": FlowConfig(resolution=32, steps=(8, 8, 8), hidden=(128, 128, 128)),
     "realnvp64": replace(
         _REALNVP,

@@ -3,6 +3,7 @@ likelihood."""
 
 import math
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -134,17 +135,11 @@ class Flow(nn.Module):
         self.config = config
         self.reversible = False
         self.bins = 2**config.bits
-        levels: list[Level] = []
-        splits: list[Split] = []
-        channels, size = config.channels, config.resolution
-        for level in range(config.levels):
-            levels.append(Level(config, level, (channels, size, size)))
-            channels, size = channels * 4, size // 2
-            if level < config.levels - 1:
-                splits.append(Split(channels))
-                channels //= 2
-        self.levels = module_list(levels)
-        self.splits = module_list(splits)
+        shapes = config.input_shapes
+        self.levels = module_list(Level(config, i, shape) for i, shape in enumerate(shapes))
+        self.splits = module_list(
+            Split(4 * channels, kept) for (channels, *_), (kept, *_) in pairwise(shapes)
+        )
         self.prior = GaussianPrior(config.part_shapes[-1], config.classes)
         if config.classes:
             self.classifier = nn.Linear(config.part_shapes[-1][0], config.classes)

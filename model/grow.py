@@ -1,44 +1,111 @@
-"""Growing a trained flow: more steps, the same function, so that training goes on from there."""
+"""Growing a trained flow: more steps and the same function, or twice the resolution and the same
+function of the smaller picture, so that training goes on from there."""
+
+from dataclasses import replace
 
 import torch
+from torch import Tensor, nn
 
 from model.config import FlowConfig
 from model.flow import Flow
 from model.layers import Chain, Invertible1x1
 
+# Details of faces lie within a few hundredths of a picture's range: so they are near 1.
+DETAIL_GAIN = 64.0
 
-@torch.no_grad()
+
 def grown(flow: Flow, config: FlowConfig) -> Flow:
-    """A flow of a deeper config that maps every image as `flow` does, with its weights.
+    """A flow of a deeper config that maps every image as `flow` does, with its weights; or of one
+    of twice the resolution, with a level before the others that maps the means of 2x2 pixels so.
 
     Each level keeps its steps, and as many as are missing follow them in pairs: a step that swaps
     the halves of x for the coupling, which is the identity as it starts (Glow, 3.3), and one that
-    swaps them back.
+    swaps them back. The steps of a new first level hand its four groups of channels round.
 
-    Raises ValueError where the configs differ in more than depth, a level has more steps than it
-    may keep, or lacks an odd number of them.
+    Raises ValueError where the configs differ in more, a level has more steps than it may keep, or
+    lacks an odd number of them, or a new first level has not one step and some fours.
     """
+    if config.resolution > flow.config.resolution:
+        return _finer(flow, config)
+    return _deeper(flow, config)
+
+
+@torch.no_grad()
+def _deeper(flow: Flow, config: FlowConfig) -> Flow:
     same = flow.config.to_dict() | {"steps": config.steps}
     if differing := [name for name, value in config.to_dict().items() if same[name] != value]:
-        raise ValueError(f"a flow grows in steps alone, not in {', '.join(differing)}")
+        raise ValueError(
+            f"a flow grows in steps, or by a level of finer pixels, not in {', '.join(differing)}"
+        )
     for i, (now, then) in enumerate(zip(flow.config.steps, config.steps, strict=True)):
         if then < now or (then - now) % 2:
             raise ValueError(f"level {i} of {now} steps grows by pairs of steps, not to {then}")
     if config.permutation != "invertible_1x1" and config != flow.config:
-        raise ValueError("only a flow with 1x1 convolutions can begin with more steps than it had")
+        raise ValueError("only a flow with 1x1 convolutions can begin with more than it had")
     deeper = Flow(config).to(flow.prior.mean)
     deeper.load_state_dict(deeper.state_dict() | flow.state_dict())
-    for level, kept in zip(deeper.levels, flow.config.steps, strict=True):
+    steps = zip(deeper.levels, config.input_shapes, flow.config.steps, strict=True)
+    for level, (channels, *_), kept in steps:
         for step in list(level.steps)[kept:]:
-            _swap_halves(step)
+            _mix_by(step, _handed_on(4 * channels, 2 * channels))
     return deeper
 
 
-def _swap_halves(step: Chain) -> None:
+@torch.no_grad()
+def _finer(flow: Flow, config: FlowConfig) -> Flow:
+    """The first step of the new level turns each 2x2 pixels into their mean and three differences
+    (Haar's wavelet), a picture's channels each; the mean of the dequantized pixels is what the
+    next level was trained on. The others move a quarter of the channels from the last places to
+    the first, so that every coupling sees other ones, until all are back."""
+    if config.kept[:1] != (config.channels,) or config.steps[0] % 4 != 1:
+        raise ValueError(
+            f"a new first level keeps the {config.channels} channels of a picture and has one step "
+            f"and some fours, not {config.kept[:1]} and {config.steps[0]}"
+        )
+    coarse = _deeper(
+        flow,
+        replace(
+            config,
+            resolution=config.resolution // 2,
+            steps=config.steps[1:],
+            hidden=config.hidden[1:],
+            kept=config.kept[1:],
+        ),
+    )
+    finer = Flow(config).to(flow.prior.mean)
+    pairs: list[tuple[nn.Module, nn.Module]] = [
+        *zip(finer.levels[1:], coarse.levels, strict=True),
+        *zip(finer.splits[1:], coarse.splits, strict=True),
+        (finer.prior, coarse.prior),
+    ]
+    if config.classes:
+        pairs.append((finer.classifier, coarse.classifier))
+    for ours, theirs in pairs:
+        ours.load_state_dict(theirs.state_dict())
+    first, *others = finer.levels[0].steps
+    _mix_by(first, _haar(config.channels))
+    for step in others:
+        _mix_by(step, _handed_on(4 * config.channels, config.channels))
+    return finer
+
+
+def _mix_by(step: Chain, weight: Tensor) -> None:
     for layer in step.layers:
         if isinstance(layer, Invertible1x1):
-            size = len(layer.sign)
-            layer.permutation.copy_(torch.eye(size).roll(size // 2, 0))
-            layer.sign.fill_(1)
-            for tensor in (layer.log_scale, layer.lower, layer.upper):
-                tensor.zero_()
+            layer.set_weight(weight)
+
+
+def _handed_on(channels: int, places: int) -> Tensor:
+    """The matrix that moves each of the channels some places on, the last ones to the first."""
+    return torch.eye(channels, dtype=torch.float64).roll(places, 0)
+
+
+def _haar(channels: int) -> Tensor:
+    """The matrix that turns squeezed pixels, four numbers a channel, into their means and then
+    their horizontal, vertical and diagonal differences, each of every channel."""
+    pair = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64)
+    square = torch.kron(pair, pair) / 4
+    square[1:] *= DETAIL_GAIN
+    # (kind, channel, channel, pixel): each kind of a channel is of its own four pixels
+    of_own = torch.einsum("kp,cd->kcdp", square, torch.eye(channels, dtype=torch.float64))
+    return of_own.reshape(4 * channels, 4 * channels)

@@ -93,14 +93,22 @@ class Invertible1x1(Layer):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        rotation = torch.linalg.qr(torch.randn(channels, channels, dtype=torch.float64)).Q
-        permutation, lower, upper = torch.linalg.lu(rotation)
-        diagonal = upper.diagonal()
-        self.register_buffer("permutation", permutation.float())
-        self.register_buffer("sign", diagonal.sign().float())
-        self.log_scale = nn.Parameter(diagonal.abs().log().float())
-        self.lower = nn.Parameter(lower.tril(-1).float())
-        self.upper = nn.Parameter(upper.triu(1).float())
+        self.register_buffer("permutation", torch.empty(channels, channels))
+        self.register_buffer("sign", torch.empty(channels))
+        self.log_scale = nn.Parameter(torch.empty(channels))
+        self.lower = nn.Parameter(torch.empty(channels, channels))
+        self.upper = nn.Parameter(torch.empty(channels, channels))
+        self.set_weight(torch.linalg.qr(torch.randn(channels, channels, dtype=torch.float64)).Q)
+
+    @torch.no_grad()
+    def set_weight(self, weight: Tensor) -> None:
+        """Take W, (C, C), float64."""
+        permutation, lower, upper = torch.linalg.lu(weight)
+        self.permutation.copy_(permutation)
+        self.sign.copy_(upper.diagonal().sign())
+        self.log_scale.copy_(upper.diagonal().abs().log())
+        self.lower.copy_(lower.tril(-1))
+        self.upper.copy_(upper.triu(1))
 
     def weight(self, dtype: torch.dtype | None = None) -> Tensor:
         """W, (C, C), computed in a precision; that of its parameters by default."""
@@ -402,15 +410,16 @@ class Chain(Layer):
 
 
 class Split(nn.Module):
-    """Sends half the channels out as a part of the latent, standardised by a Gaussian whose mean
-    and deviation a convolution of the other half gives (Glow, 3.1 and the learned prior of its
-    published code): forward(x) is (kept, part, log_det), part ~ N(0, 1)."""
+    """Sends the channels after the first `kept` out as a part of the latent, standardised by a
+    Gaussian whose mean and deviation a convolution of those kept gives (Glow, 3.1 and the learned
+    prior of its published code): forward(x) is (kept, part, log_det), part ~ N(0, 1)."""
 
     LOG_SCALE_BOUND = 2.0
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, kept: int) -> None:
         super().__init__()
-        self.prior = ZeroConv(channels // 2, channels)
+        self.kept = kept
+        self.prior = ZeroConv(kept, 2 * (channels - kept))
 
     def _mean_and_log_scale(self, kept: Tensor) -> tuple[Tensor, Tensor]:
         prior = self.prior(kept.to(self.prior.weight.dtype)).to(kept.dtype)
@@ -418,7 +427,7 @@ class Split(nn.Module):
         return mean, bounded(log_scale, self.LOG_SCALE_BOUND)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        kept, part = x.chunk(2, dim=1)
+        kept, part = x[:, : self.kept], x[:, self.kept :]
         mean, log_scale = self._mean_and_log_scale(kept)
         return kept, (part - mean) * (-log_scale).exp(), -log_scale.sum(dim=(1, 2, 3))
 

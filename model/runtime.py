@@ -41,7 +41,7 @@ CHUNK = 8  # images, whose activations fit in the cache
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)  # batch sizes that a GPU has graphs for
 
 Convolution = Callable[[Tensor], Tensor]
-_Key = tuple[torch.dtype, int]  # a network's precision and outputs
+_Key = tuple[torch.dtype, int, int]  # a network's precision, inputs and outputs
 Program = Callable[[list[Tensor], Tensor | None], list[Tensor]]  # of tensors and labels, (B, ...)
 
 
@@ -140,8 +140,8 @@ class Runtime:
         for level in self._levels:
             state = level.forward(x, found)
             if level.split:
-                x = state.kept
-                parts.append(_batch_first(state.moved))
+                x = state.parted.kept
+                parts.append(_batch_first(state.parted.moved))
         part, change = self.flow.prior(_batch_first(state.whole), labels)
         return [*parts, part, found.log_det + change, found.unsafe]
 
@@ -250,6 +250,7 @@ class _Level:
         fine = torch.float32 if size**2 <= FINE_PIXELS else precision
         self.steps = [_Step(chain, _Arithmetic(size, fine, rounds)) for chain in level.steps]
         self.split = _of_split(split, _Arithmetic(size, torch.float32, rounds)) if split else None
+        self._kept = split.kept if split else 0
         self.size = size
         self._log_det = sum(step.log_det for step in self.steps) * size**2
         self._states: dict[int, tuple[_State, _State]] = {}
@@ -261,8 +262,8 @@ class _Level:
             shape = (len(matrix), count, self.size, self.size)
             buffers: dict[_Key, _Buffers] = {}
             self._states[count] = (
-                _State(matrix.new_empty(shape), buffers),
-                _State(matrix.new_empty(shape), buffers),
+                _State(matrix.new_empty(shape), self._kept, buffers),
+                _State(matrix.new_empty(shape), self._kept, buffers),
             )
         return self._states[count]
 
@@ -272,36 +273,45 @@ class _Level:
         for step in self.steps:
             torch.addmm(step.bias, step.matrix, now.flat, out=other.flat)
             now, other = other, now
-            step.coupling.forward(now, found)
+            step.coupling.forward(now.halves, found)
         if self.split:
-            self.split.forward(now, found)
+            self.split.forward(now.parted, found)
         found.log_det += self._log_det
         return now
 
     def inverse(self, x: Tensor, part: Tensor | None) -> Tensor:
         now, other = self._state(x)
         if self.split and part is not None:
-            now.kept.copy_(x)
-            now.moved.copy_(part)
-            self.split.inverse(now)
+            now.parted.kept.copy_(x)
+            now.parted.moved.copy_(part)
+            self.split.inverse(now.parted)
         else:
             now.whole.copy_(x)
         for step in reversed(self.steps):
-            step.coupling.inverse(now)
+            step.coupling.inverse(now.halves)
             torch.addmm(step.inverse_bias, step.inverse_matrix, now.flat, out=other.flat)
             now, other = other, now
         unsqueezed: Tensor = now.squeezed.flatten(4).flatten(2, 3)
         return unsqueezed
 
 
-class _State:
-    """x within a level, (C, B, H, W) in float64, its views, and what its couplings compute in."""
+class _Parted:
+    """x as the channels that a network sees and those that it moves, and what it computes in."""
 
-    def __init__(self, whole: Tensor, buffers: dict[_Key, "_Buffers"]) -> None:
-        self.whole = whole
+    def __init__(self, whole: Tensor, kept: int, buffers: dict[_Key, "_Buffers"]) -> None:
+        self.kept, self.moved = whole.tensor_split([kept])
         self.buffers = buffers
+
+
+class _State:
+    """x within a level, (C, B, H, W) in float64, and its views: by halves for couplings, and after
+    the first `kept` for the split."""
+
+    def __init__(self, whole: Tensor, kept: int, buffers: dict[_Key, "_Buffers"]) -> None:
+        self.whole = whole
         self.flat = whole.flatten(1)
-        self.kept, self.moved = whole.chunk(2)
+        self.halves = _Parted(whole, (len(whole) + 1) // 2, buffers)
+        self.parted = _Parted(whole, kept, buffers)
         self.squeezed = whole.unflatten(0, (-1, 2, 2)).permute(0, 3, 4, 1, 5, 2)
 
 
@@ -341,7 +351,7 @@ class _Coupling:
             for layer in layers
         ]
 
-    def forward(self, x: _State, found: _Found) -> None:
+    def forward(self, x: _Parted, found: _Found) -> None:
         use = self._buffers(x)
         if self.arithmetic.rounds:
             torch.add(x.kept, ROUGH - PATH_ERROR, out=use.below)
@@ -357,7 +367,7 @@ class _Coupling:
         if self.bound is not None:
             x.moved.mul_(use.scale)
 
-    def inverse(self, y: _State) -> None:
+    def inverse(self, y: _Parted) -> None:
         use = self._buffers(y)
         if self.arithmetic.rounds:
             torch.add(y.kept, ROUGH, out=use.rough)
@@ -370,10 +380,10 @@ class _Coupling:
         else:
             torch.addcdiv(use.mean, y.moved, use.scale, out=y.moved)
 
-    def _buffers(self, x: _State) -> "_Buffers":
-        key = self.arithmetic.precision, self.outputs
+    def _buffers(self, x: _Parted) -> "_Buffers":
+        key = self.arithmetic.precision, len(x.kept), self.outputs
         if key not in x.buffers:
-            x.buffers[key] = _Buffers(x.kept, *key)
+            x.buffers[key] = _Buffers(x, *key)
         return x.buffers[key]
 
     def _run(self, use: "_Buffers", found: _Found | None = None) -> None:
@@ -392,18 +402,18 @@ class _Coupling:
 
 
 class _Buffers:
-    """What couplings compute in, for the half of x that they keep, and its views."""
+    """What couplings compute in, for an x of one shape, and its views."""
 
-    def __init__(self, kept: Tensor, precision: torch.dtype, outputs: int) -> None:
-        channels, *place = kept.shape
-        self.rough = torch.empty_like(kept, dtype=torch.float32)
+    def __init__(self, of: _Parted, precision: torch.dtype, inputs: int, outputs: int) -> None:
+        place, moved = of.kept.shape[1:], len(of.moved)
+        self.rough = torch.empty_like(of.kept, dtype=torch.float32)
         self.below = torch.empty_like(self.rough)
-        x = kept.new_empty((*place, channels), dtype=precision)
+        x = of.kept.new_empty((*place, inputs), dtype=precision)
         self.x, self.seen = x.permute(0, 3, 1, 2), x.permute(3, 0, 1, 2)
-        self.out = kept.new_empty((outputs, *place), dtype=torch.float32)
-        self.out64 = kept.new_empty((outputs, *place))
-        self.log_scale = self.out[:channels]
-        self.scale, self.mean = self.out64[:channels], self.out64[-channels:]
+        self.out = of.kept.new_empty((outputs, *place), dtype=torch.float32)
+        self.out64 = of.kept.new_empty((outputs, *place))
+        self.log_scale = self.out[:moved]
+        self.scale, self.mean = self.out64[:moved], self.out64[-moved:]
 
 
 def _of_coupling(coupling: AffineCoupling | AdditiveCoupling, arithmetic: _Arithmetic) -> _Coupling:

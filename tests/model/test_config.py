@@ -23,6 +23,7 @@ def test_every_setting_survives_json() -> None:
         bits=5,
         steps=(1, 2),
         hidden=(3, 4),
+        kept=(1,),
         coupling="additive",
         permutation="shuffle",
         log_scale_bound=2.5,
@@ -54,6 +55,7 @@ def test_a_config_of_before_the_families_is_glow() -> None:
     ("name", "parts"),
     [
         ("glow64", [(6, 32, 32), (12, 16, 16), (24, 8, 8), (96, 4, 4)]),
+        ("glow128", [(9, 64, 64), (6, 32, 32), (12, 16, 16), (24, 8, 8), (96, 4, 4)]),
         ("glow32", [(6, 16, 16), (12, 8, 8), (48, 4, 4)]),
         ("realnvp64", [(6, 32, 32), (12, 16, 16), (24, 8, 8), (96, 4, 4)]),
         ("realnvp32", [(6, 16, 16), (12, 8, 8), (48, 4, 4)]),
@@ -74,8 +76,15 @@ def test_parts_of_the_default() -> None:
 
 @pytest.mark.parametrize("levels", [1, 2, 3])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_parts_hold_every_number_once(levels: int, channels: int) -> None:
-    config = FlowConfig(resolution=16, channels=channels, steps=(1,) * levels, hidden=(8,) * levels)
+@pytest.mark.parametrize("kept", [(), (1,), (3, 5)])
+def test_parts_hold_every_number_once(levels: int, channels: int, kept: tuple[int, ...]) -> None:
+    config = FlowConfig(
+        resolution=16,
+        channels=channels,
+        steps=(1,) * levels,
+        hidden=(8,) * levels,
+        kept=kept[: levels - 1],
+    )
     assert len(config.part_shapes) == levels
     assert sum(c * h * w for c, h, w in config.part_shapes) == config.dimensions
 
@@ -101,6 +110,10 @@ def test_parts_hold_every_number_once(levels: int, channels: int) -> None:
         ({"classes": -1}, "classes must be none or more"),
         ({"checkerboard": (3, 3)}, "checkerboard"),
         ({"checkerboard": (3, 3, -1, 3)}, "checkerboard"),
+        ({"kept": (3, 6, 12, 24)}, r"kept \(3, 6, 12, 24\) must name"),
+        ({"kept": (0,)}, "kept"),
+        ({"kept": (12,)}, "some but not all of the channels"),
+        ({"kept": (3, 12)}, "kept"),
         ({"flat": True}, "a flat flow has one level"),
         ({"flat": True, "steps": (4,), "hidden": (8,)}, "no invertible_1x1"),
         (

@@ -1,18 +1,22 @@
-"""A grown flow is the one that it grew from, until it learns."""
+"""A grown flow is the one that it grew from, on the same pictures or on their halves, until it
+learns."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from model.config import FlowConfig
 from model.flow import Flow
-from model.grow import grown
+from model.grow import DETAIL_GAIN, grown
 from model.train import TrainConfig, Trainer
 
 CONFIG = FlowConfig(resolution=16, steps=(2, 3), hidden=(8, 8))
 DEEPER = replace(CONFIG, steps=(4, 7))
+FINER = replace(CONFIG, resolution=32, steps=(5, 4, 3), hidden=(4, 8, 8), kept=(3,))
 
 
 @pytest.fixture
@@ -42,6 +46,49 @@ def test_a_deeper_flow_maps_as_before(flow: Flow, images: Tensor) -> None:
     torch.testing.assert_close(deeper.log_density(y), flow.log_density(y))
 
 
+def test_a_finer_flow_maps_the_means_of_pixels_as_before(flow: Flow, images: Tensor) -> None:
+    finer = grown(flow, FINER)
+    assert finer.config == FINER
+    y = flow.dequantize(F.interpolate(images.float(), 32, mode="bilinear"))
+    details, *coarse = finer(y)[0]
+    for ours, theirs in zip(coarse, flow(F.avg_pool2d(y, 2))[0], strict=True):
+        torch.testing.assert_close(ours, theirs)
+    # horizontal, vertical and diagonal differences of 2x2 pixels, each of three channels
+    rows, columns = y[:, :, ::2] - y[:, :, 1::2], y[..., ::2] - y[..., 1::2]
+    differences = [
+        F.avg_pool2d(columns, (2, 1)) / 2,
+        F.avg_pool2d(rows, (1, 2)) / 2,
+        (rows[..., ::2] - rows[..., 1::2]) / 4,
+    ]
+    torch.testing.assert_close(details, DETAIL_GAIN * torch.cat(differences, 1))
+    torch.testing.assert_close(finer.inverse([details, *coarse]), y)
+
+
+def test_a_finer_flow_learns(flow: Flow, images: Tensor) -> None:
+    finer = grown(flow, FINER)
+    before = {name: parameter.clone() for name, parameter in finer.named_parameters()}
+    pictures = F.interpolate(images.float(), 32, mode="bilinear").to(torch.uint8)
+    trainer = Trainer(finer, pictures, TrainConfig(steps=8, batch=4, settle=0))
+    for _ in range(6):
+        trainer.train_step()
+    assert not [name for name, p in finer.named_parameters() if torch.equal(p, before[name])]
+    assert torch.equal(flow.quantize(finer.decode(finer.encode(pictures))), pictures)
+
+
+def test_a_finer_flow_keeps_its_classes(images: Tensor) -> None:
+    flow = Flow(replace(CONFIG, classes=2))
+    torch.nn.init.normal_(flow.prior.class_mean)
+    torch.nn.init.normal_(flow.classifier.weight)
+    finer, labels = grown(flow, replace(FINER, steps=(1, 2, 3), classes=2)), torch.tensor([0, 1])
+    y = torch.rand(2, 3, 32, 32) - 0.5
+    ours, theirs = finer(y, labels)[0][1:], flow(F.avg_pool2d(y, 2), labels)[0]
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+    torch.testing.assert_close(
+        finer.class_logits(ours, labels), flow.class_logits(theirs, labels)
+    )
+
+
 def test_the_new_steps_learn(flow: Flow, images: Tensor) -> None:
     deeper = grown(flow, DEEPER)
     levels = zip(deeper.levels, CONFIG.steps, strict=True)
@@ -69,11 +116,17 @@ def test_the_flow_it_grew_from_is_left_alone(flow: Flow, images: Tensor) -> None
         ({"hidden": (8, 16)}, "not in hidden"),
         ({"steps": (2, 4)}, "level 1 of 3 steps grows by pairs of steps, not to 4"),
         ({"steps": (1, 3)}, "level 0 of 2 steps grows by pairs of steps, not to 1"),
-        ({"resolution": 32, "coupling": "additive"}, "not in resolution, coupling"),
+        ({"bits": 5, "coupling": "additive"}, "not in bits, coupling"),
+        ({"resolution": 8}, "not in resolution"),
+        ({**vars(FINER), "coupling": "additive"}, "not in coupling"),
+        ({**vars(FINER), "resolution": 64}, "not in resolution"),
+        ({**vars(FINER), "kept": ()}, r"keeps the 3 channels of a picture .*, not \(\) and 5"),
+        ({**vars(FINER), "steps": (6, 4, 3)}, r"one step and some fours, not \(3,\) and 6"),
+        ({**vars(FINER), "steps": (5, 4, 4)}, "level 1 of 3 steps grows by pairs of steps"),
     ],
 )
 def test_what_is_no_growth_is_refused(
-    flow: Flow, change: dict[str, tuple[int, ...]], words: str
+    flow: Flow, change: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ValueError, match=words):
         grown(flow, replace(CONFIG, **change))

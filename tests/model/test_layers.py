@@ -40,7 +40,7 @@ class SplitAsLayer(Layer):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.split = Split(channels)
+        self.split = Split(channels, channels // 2)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         kept, part, log_det = self.split(x)
@@ -331,7 +331,7 @@ def test_a_new_layer_is_the_identity(layer: Layer) -> None:
 
 def test_a_new_split_only_splits() -> None:
     x = batch((6, 4, 4)).float()
-    kept, part, log_det = Split(6)(x)
+    kept, part, log_det = Split(6, 3)(x)
     assert torch.equal(kept, x[:, :3])
     assert torch.equal(part, x[:, 3:])
     assert not log_det.any()
@@ -367,7 +367,7 @@ def test_bounded_is_the_identity_near_zero() -> None:
 
 def test_split_standardises_a_part_that_its_kept_half_foretells() -> None:
     """Maximum likelihood must leave little of a part that is a function of the kept half."""
-    split = Split(4)
+    split = Split(4, 2)
     kept = batch((2, 4, 4), count=64).float()
     x = torch.cat([kept, 0.5 * kept.flip(1) + 0.2], dim=1)
     optimizer = torch.optim.Adam(split.parameters(), 0.02)
