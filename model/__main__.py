@@ -91,6 +91,16 @@ def train(
         bool, typer.Option(help="Turn, shift, scale and brighten the images a little.")
     ] = False,
     compile: Annotated[bool, typer.Option(help="Compile the steps of the flow.")] = False,
+    labels_path: Annotated[
+        Path | None, typer.Option("--labels", help="CSV with a column 'file', for --least.")
+    ] = None,
+    least: Annotated[
+        str,
+        typer.Option(
+            help="Learn only from images with so much in a column of the labels, or more: "
+            "native_px=128.",
+        ),
+    ] = "",
     ycond: Annotated[
         bool, typer.Option(help="A prior for each class of images; a class is a subfolder.")
     ] = False,
@@ -105,7 +115,10 @@ def train(
     ] = None,
     start: Annotated[
         Path | None,
-        typer.Option(help="Bundle to begin from, as deep as the preset or less by pairs of steps."),
+        typer.Option(
+            help="Bundle to begin from: as deep as the preset or less by pairs of steps, or of "
+            "half its resolution, without its first level."
+        ),
     ] = None,
     seed: int = DEFAULTS.seed,
     checkpoint_every: int = DEFAULTS.checkpoint_every,
@@ -118,7 +131,7 @@ def train(
     for value, known in ((preset, PRESETS), (optimizer, OPTIMIZERS)):
         if value not in known:
             raise typer.BadParameter(f"{value!r} is none of {', '.join(known)}")
-    device = _device()
+    device, resolution = _device(), PRESETS[preset].resolution
     settings = TrainConfig(
         steps=steps,
         batch=batch,
@@ -130,12 +143,27 @@ def train(
         compile=compile,
         seed=seed,
         checkpoint_every=checkpoint_every,
-        settle=0 if start else DEFAULTS.settle,
     )
     with process_group(device), summary(tensorboard) as log:
-        train_images = Images.find(data_path, PRESETS[preset].resolution, "train", validation)
-        held_out = Images.find(data_path, PRESETS[preset].resolution, "val", validation)
+        train_images, held_out = (
+            _reaching(least, labels_path, Images.find(data_path, resolution, split, validation))
+            for split in get_args(Split)
+        )
         _train(preset, settings, train_images, held_out, ycond, crop_jpeg, start, out, device, log)
+
+
+def _reaching(least: str, labels_path: Path | None, images: Images) -> Images:
+    """The images that `least`, column=number, leaves."""
+    if not least:
+        return images
+    column, _, number = least.partition("=")
+    if not labels_path:
+        raise typer.BadParameter("--least needs --labels")
+    try:
+        enough = read_labels(labels_path).reaching(column, float(number))
+    except ValueError as error:
+        raise typer.BadParameter(f"--least {least}: {error}") from error
+    return replace(images, keep=lambda name: images.keep(name) and name in enough)
 
 
 def _train(
@@ -160,7 +188,7 @@ def _train(
         config = replace(config, classes=len(classes))
         labels, held_out_labels = classes_of(names, classes), classes_of(held_out_names, classes)
     torch.manual_seed(settings.seed)
-    flow = _begun(start, config) if start else Flow(config)
+    flow, settings = _begun(start, config, settings) if start else (Flow(config), settings)
     trainer = Trainer(flow.to(device), images, settings, labels)
     state = out.with_suffix(".ckpt")
     if state.exists():
@@ -198,11 +226,15 @@ def _train(
     trainer.run(checkpoint, log)
 
 
-def _begun(start: Path, config: FlowConfig) -> Flow:
+def _begun(start: Path, config: FlowConfig, settings: TrainConfig) -> tuple[Flow, TrainConfig]:
+    """The flow to go on with, and how: one with no new level has nothing to settle."""
     try:
-        return grown(Bundle.load(start).flow, config).train().requires_grad_()
+        flow = Bundle.load(start).flow
+        begun = grown(flow, config).train().requires_grad_()
     except (BundleError, ValueError) as error:
         raise typer.BadParameter(f"training cannot begin from {start}: {error}") from error
+    same = flow.config.levels == config.levels
+    return begun, replace(settings, settle=0) if same else settings
 
 
 @app.command()

@@ -240,6 +240,14 @@ class Labels:
         mean, deviation = self.spread[chosen].T
         return torch.from_numpy(np.nan_to_num((values - mean) / np.where(deviation, deviation, 1)))
 
+    def reaching(self, column: str, least: float) -> set[str]:
+        """The images with so much in a column, or more.
+
+        Raises ValueError where there is no such column.
+        """
+        _, values = self._chosen(list(self.rows), [column])
+        return {name for name, (value,) in zip(self.rows, values, strict=True) if value >= least}
+
     def _chosen(
         self, names: list[str], columns: list[str]
     ) -> tuple[list[int], NDArray[np.float64]]:

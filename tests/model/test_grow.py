@@ -75,7 +75,7 @@ def test_a_finer_flow_learns(flow: Flow, images: Tensor) -> None:
     assert torch.equal(flow.quantize(finer.decode(finer.encode(pictures))), pictures)
 
 
-def test_a_finer_flow_keeps_its_classes(images: Tensor) -> None:
+def test_a_finer_flow_keeps_its_classes() -> None:
     flow = Flow(replace(CONFIG, classes=2))
     torch.nn.init.normal_(flow.prior.class_mean)
     torch.nn.init.normal_(flow.classifier.weight)
@@ -84,9 +84,7 @@ def test_a_finer_flow_keeps_its_classes(images: Tensor) -> None:
     ours, theirs = finer(y, labels)[0][1:], flow(F.avg_pool2d(y, 2), labels)[0]
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b)
-    torch.testing.assert_close(
-        finer.class_logits(ours, labels), flow.class_logits(theirs, labels)
-    )
+    torch.testing.assert_close(finer.class_logits(ours, labels), flow.class_logits(theirs, labels))
 
 
 def test_the_new_steps_learn(flow: Flow, images: Tensor) -> None:
@@ -125,9 +123,7 @@ def test_the_flow_it_grew_from_is_left_alone(flow: Flow, images: Tensor) -> None
         ({**vars(FINER), "steps": (5, 4, 4)}, "level 1 of 3 steps grows by pairs of steps"),
     ],
 )
-def test_what_is_no_growth_is_refused(
-    flow: Flow, change: dict[str, Any], words: str
-) -> None:
+def test_what_is_no_growth_is_refused(flow: Flow, change: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         grown(flow, replace(CONFIG, **change))
 

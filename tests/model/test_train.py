@@ -440,6 +440,38 @@ class TestCommand:
         # without spaces and frame, for a long path is broken anywhere
         assert words.replace(" ", "") in "".join(result.output.replace("│", "").split())
 
+    def test_learns_from_images_with_enough_of_a_column(self, tmp_path: Path, faces: Path) -> None:
+        names = sorted(path.name for path in (faces / "train").iterdir())
+        labels = tmp_path / "labels.csv"
+        sizes = [*range(128, 128 + len(names) - 2), 127.9, ""]
+        rows = [f"{name},{size}\n" for name, size in zip(names, sizes, strict=True)]
+        labels.write_text("file,native_px\n" + "".join(rows))
+        out = tmp_path / "out.safetensors"
+        options = self.options(faces, out, "--steps", "1", "--labels", str(labels))
+        CliRunner().invoke(app, [*options, "--least", "native_px=128"], catch_exceptions=False)
+        assert Bundle.load(out).card["training"]["images"] == len(names) - 2
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            (["--least", "native_px=128"], "--least needs --labels"),
+            (["--least", "size=128", "--labels"], "no column of numbers size; it has native_px"),
+            (["--least", "native_px", "--labels"], "could not convert"),
+            (["--least", "native_px=999", "--labels"], "no readable image"),
+        ],
+    )
+    def test_too_much_to_ask_says_so(
+        self, tmp_path: Path, faces: Path, options: list[str], words: str
+    ) -> None:
+        labels = tmp_path / "labels.csv"
+        labels.write_text("file,native_px\na.png,200\n")
+        files = [str(labels)] if "--labels" in options else []
+        command = self.options(faces, tmp_path / "out.safetensors", *options, *files)
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code
+        said = f"{result.output} {result.exception}".replace("│", "")
+        assert words.replace(" ", "") in "".join(said.split())
+
     def test_makes_the_folder_of_its_bundle(self, tmp_path: Path, faces: Path) -> None:
         """At the start: hours later, at the first checkpoint, would be a bad time to fail."""
         out = tmp_path / "runs" / "first" / "toy.safetensors"
