@@ -85,7 +85,7 @@ class Model:
         """The latents, and bits/dim under noise."""
         flow = self._flow
         bins = np.stack(crops) >> (8 - flow.config.bits)
-        images = torch.from_numpy(bins).permute(0, 3, 1, 2).to(self.device)
+        images = self._on_device(bins).permute(0, 3, 1, 2)
         latents = flow.flatten(self._runtime.encode(images)).cpu().numpy()
         dequantized = flow.dequantize(images.double(), self._noise.expand(len(images), -1, -1, -1))
         density = self._runtime.log_density(dequantized)
@@ -101,8 +101,7 @@ class Model:
         some_latents, some_strengths, offsets = zip(*inputs, strict=True)
         some_weights = [self._weights(strengths) for strengths in some_strengths]
         latents, weights = (
-            torch.from_numpy(np.stack(column)).to(self.device)
-            for column in (some_latents, some_weights)
+            self._on_device(np.stack(column)) for column in (some_latents, some_weights)
         )
         steps = weights @ self._vectors
         for step, offset in zip(steps, offsets, strict=True):
@@ -119,6 +118,13 @@ class Model:
     def sample(self, draws: list[tuple[int, float, int]]) -> list[NDArray[np.float64]]:
         latents = (self._flow.sample_latent(*draw) for draw in draws)
         return [self._flow.flatten(latent).double().cpu().numpy() for latent in latents]
+
+    def _on_device(self, array: NDArray[Any]) -> torch.Tensor:
+        """By way of pinned memory to a GPU, so that it copies while this goes on."""
+        tensor = torch.from_numpy(array)
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
 
     def _weights(self, strengths: dict[str, float]) -> NDArray[np.float64]:
         return np.array([strengths.get(d.name, 0.0) for d in self._directions], np.float64)

@@ -207,12 +207,15 @@ class _Graph:
         self._labels = None if labels is None else still(labels)
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # cuDNN picks its kernels before they are recorded
-            program(self._inputs, self._labels)
-        torch.cuda.current_stream().wait_stream(stream)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._outputs = program(self._inputs, self._labels)
+        # TF32 would round what kernels of other batch sizes add up a little differently: a latent
+        # has to decode in any
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            with torch.cuda.stream(stream):  # cuDNN picks its kernels before they are recorded
+                program(self._inputs, self._labels)
+            torch.cuda.current_stream().wait_stream(stream)
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                self._outputs = program(self._inputs, self._labels)
 
     def __call__(self, inputs: list[Tensor], labels: Tensor | None) -> list[Tensor]:
         count = len(inputs[0])
