@@ -5,9 +5,10 @@ import logging
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, NamedTuple, cast, get_args
 
 import torch
+import torch.nn.functional as F
 import typer
 from torch import Tensor
 from tqdm import tqdm
@@ -120,6 +121,10 @@ def train(
             "half its resolution, without its first level."
         ),
     ] = None,
+    tame: Annotated[
+        bool,
+        typer.Option(help="Hold faces moved along the directions of --start on their scale."),
+    ] = False,
     seed: int = DEFAULTS.seed,
     checkpoint_every: int = DEFAULTS.checkpoint_every,
     tensorboard: Annotated[
@@ -149,7 +154,19 @@ def train(
             _reaching(least, labels_path, Images.find(data_path, resolution, split, validation))
             for split in get_args(Split)
         )
-        _train(preset, settings, train_images, held_out, ycond, crop_jpeg, start, out, device, log)
+        _train(
+            preset,
+            settings,
+            train_images,
+            held_out,
+            ycond,
+            crop_jpeg,
+            start,
+            tame,
+            out,
+            device,
+            log,
+        )
 
 
 def _reaching(least: str, labels_path: Path | None, images: Images) -> Images:
@@ -174,6 +191,7 @@ def _train(
     ycond: bool,
     crop_jpeg: int | None,
     start: Path | None,
+    tame: bool,
     out: Path,
     device: torch.device,
     log: Log,
@@ -188,8 +206,14 @@ def _train(
         config = replace(config, classes=len(classes))
         labels, held_out_labels = classes_of(names, classes), classes_of(held_out_names, classes)
     torch.manual_seed(settings.seed)
-    flow, settings = _begun(start, config, settings) if start else (Flow(config), settings)
-    trainer = Trainer(flow.to(device), images, settings, labels)
+    begun = _begun(start, config) if start else None
+    flow = begun.flow if begun else Flow(config)
+    if begun and not begun.grew:
+        settings = replace(settings, settle=0)
+    if tame and (begun is None or begun.directions is None):
+        raise typer.BadParameter("--tame needs a bundle with directions to --start from")
+    directions = begun.directions if begun and tame else None
+    trainer = Trainer(flow.to(device), images, settings, labels, directions)
     state = out.with_suffix(".ckpt")
     if state.exists():
         try:
@@ -214,6 +238,7 @@ def _train(
                 "preset": preset,
                 "images": len(images),
                 "minutes": round(trainer.seconds / 60, 1),
+                "tame": tame,
                 "step": trainer.step,
                 **asdict(settings),
             },
@@ -226,15 +251,25 @@ def _train(
     trainer.run(checkpoint, log)
 
 
-def _begun(start: Path, config: FlowConfig, settings: TrainConfig) -> tuple[Flow, TrainConfig]:
-    """The flow to go on with, and how: one with no new level has nothing to settle."""
+class _Begun(NamedTuple):
+    """A flow to go on with."""
+
+    flow: Flow
+    grew: bool  # by a level, whose scales are still to be found
+    directions: Tensor | None  # those of the bundle it began as, (D, dimensions)
+
+
+def _begun(start: Path, config: FlowConfig) -> _Begun:
     try:
-        flow = Bundle.load(start).flow
-        begun = grown(flow, config).train().requires_grad_()
+        bundle = Bundle.load(start)
+        flow = grown(bundle.flow, config).train().requires_grad_()
     except (BundleError, ValueError) as error:
         raise typer.BadParameter(f"training cannot begin from {start}: {error}") from error
-    same = flow.config.levels == config.levels
-    return begun, replace(settings, settle=0) if same else settings
+    directions = None
+    if bundle.directions:
+        vectors = torch.stack([direction.vector for direction in bundle.directions])
+        directions = F.pad(vectors, (config.dimensions - vectors.shape[1], 0))
+    return _Begun(flow, flow.config.levels > bundle.flow.config.levels, directions)
 
 
 @app.command()

@@ -17,11 +17,15 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
+from model.attributes import BURST
 from model.data import grid
 from model.flow import Flow
 from model.layers import ZeroConv
 
 Log = Callable[[int, dict[str, float]], None]  # step, figures by name
+
+MOVED = 8  # of so many images the latent of one is moved, where there are directions
+STRENGTHS = (0.25, 1.5)  # by which
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamax": torch.optim.Adamax}
 
@@ -69,23 +73,45 @@ class DivergedError(Exception):
 
 
 class Objective(nn.Module):
-    """Of dequantized images y: the loss to go down, and the mean bits/dim within it. They differ
-    where the images have classes, which the flow's classification head then learns beside it (the
-    weight is that of Glow's published code)."""
+    """Of dequantized images y: the loss to go down, and the mean bits/dim within it.
+
+    They differ where the images have classes, which the flow's classification head then learns
+    beside it (the weight is that of Glow's published code), and where latents are moved by `steps`,
+    flat, (B, dimensions): the pictures of those that are not zero are to stay on their scale.
+    Maximum likelihood says nothing of decode where no latent of an image is, and there it can
+    grow without bound.
+    """
 
     CLASS_WEIGHT = 0.01
+    BURST_WEIGHT = 0.1
 
     def __init__(self, flow: Flow) -> None:
         super().__init__()
         self.flow = flow
 
-    def forward(self, y: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, y: Tensor, labels: Tensor | None, steps: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         latent, log_det = self.flow(y, labels)
         bits = self.flow.bits_per_dim(self.flow.log_density_of(latent, log_det)).mean()
-        if labels is None:
-            return bits, bits
-        class_loss = F.cross_entropy(self.flow.class_logits(latent, labels), labels)
-        return bits + self.CLASS_WEIGHT * class_loss / math.log(2), bits
+        loss = bits
+        if labels is not None:
+            class_loss = F.cross_entropy(self.flow.class_logits(latent, labels), labels)
+            loss = loss + self.CLASS_WEIGHT * class_loss / math.log(2)
+        if steps is not None:
+            moved = steps.any(1)
+            start = self.flow.flatten(latent)[moved].detach()
+            of = None if labels is None else labels[moved]
+            pictures = self.flow.inverse(self.flow.unflatten(start + steps[moved]), of)
+            loss = loss + self.BURST_WEIGHT * burst_loss(pictures).sum() / len(y)
+        return loss, bits
+
+
+def burst_loss(pictures: Tensor) -> Tensor:
+    """How far pictures y leave their scale, (B,): logarithmic in the sum of what lies outside, for
+    one that bursts does so by orders of magnitude."""
+    outside = (pictures.abs() - 0.5 - BURST / 4).clamp(min=0).nan_to_num(0, 1e4, 1e4)
+    return torch.log1p(20 * outside.flatten(1).sum(1))
 
 
 class Trainer:
@@ -93,11 +119,17 @@ class Trainer:
     every random choice is a function of the seed and the step, so neither the number of
     processes nor an interruption changes what is learned, but for the order of sums.
 
-    `labels`, int64 (images,), are the classes of the images, where the flow has classes.
+    `labels`, int64 (images,), are the classes of the images, where the flow has classes. With
+    `directions`, (D, dimensions), the flow learns to hold the faces that are moved along them.
     """
 
     def __init__(
-        self, flow: Flow, images: Tensor, config: TrainConfig, labels: Tensor | None = None
+        self,
+        flow: Flow,
+        images: Tensor,
+        config: TrainConfig,
+        labels: Tensor | None = None,
+        directions: Tensor | None = None,
     ) -> None:
         if len(images) < config.batch:
             raise ValueError(f"{len(images)} images are fewer than one batch of {config.batch}")
@@ -110,6 +142,7 @@ class Trainer:
         if labels is not None and len(labels) != len(images):
             raise ValueError(f"{len(labels)} labels cannot be those of {len(images)} images")
         self.labels = None if labels is None else labels.to(flow.device)
+        self.directions = None if directions is None else directions.to(flow.prior.mean)
         self.flow = flow
         flow.reversible = config.reversible
         self.config = config
@@ -175,11 +208,31 @@ class Trainer:
                 self._loss = DistributedDataParallel(self._loss)
         return self._loss
 
-    def _classes(self, accumulate: int) -> Sequence[Tensor | None]:
-        """The classes of this process's images of a step, in parts."""
-        if self.labels is None:
-            return [None] * accumulate
-        return self.labels[self._chosen(self.step)][rank() :: processes()].chunk(accumulate)
+    def _classes(self) -> Tensor | None:
+        """The classes of the images of a step."""
+        return None if self.labels is None else self.labels[self._chosen(self.step)]
+
+    def _steps(self) -> Tensor | None:
+        """By how much the latents of a step's images move, (batch, dimensions): one in `MOVED` of
+        them, along one direction or two at once."""
+        if self.directions is None:
+            return None
+        generator, device = self._generator("steps", self.step), self.device
+        shape = (self.config.batch, len(self.directions))
+        draw, order, size, sign = torch.rand(4, *shape, generator=generator, device=device)
+        along = 1 + (draw[:, :1] < 0.5).int()
+        least, most = STRENGTHS
+        strengths = (least + (most - least) * size) * torch.where(sign < 0.5, -1, 1) / along.sqrt()
+        strengths[order.argsort(1) >= along] = 0
+        strengths[torch.arange(len(strengths), device=device) % MOVED > 0] = 0
+        steps: Tensor = strengths @ self.directions
+        return steps
+
+    def _mine(self, whole: Tensor | None) -> Sequence[Tensor | None]:
+        """This process's share of what there is of each image of a step, in parts."""
+        if whole is None:
+            return [None] * self.config.accumulate
+        return whole[rank() :: processes()].chunk(self.config.accumulate)
 
     def train_step(self) -> dict[str, float]:
         """One step; its bits/dim and gradient norm. A step that is not finite changes nothing.
@@ -190,17 +243,17 @@ class Trainer:
         objective, accumulate = self._objective(), self.config.accumulate
         images = self.batch(self.step)
         y = self.flow.dequantize(images, self._noise(images, self.step))
-        mine = y[rank() :: processes()].contiguous(memory_format=torch.channels_last)
-        parts = zip(mine.chunk(accumulate), self._classes(accumulate), strict=True)
+        y = y.contiguous(memory_format=torch.channels_last)
+        parts = zip(*map(self._mine, (y, self._classes(), self._steps())), strict=True)
         bits = torch.zeros((), device=self.device)
         self.optimizer.zero_grad()
-        for i, (part, labels) in enumerate(parts):
+        for i, (part, labels, steps) in enumerate(parts):
             # gradients are summed over the processes once, with the last part
             waits = isinstance(objective, DistributedDataParallel) and i < accumulate - 1
             with cast(DistributedDataParallel, objective).no_sync() if waits else nullcontext():
                 autocast = self.precision != torch.float32
                 with torch.autocast(self.device.type, self.precision, autocast):
-                    loss, part_bits = objective(part, labels)
+                    loss, part_bits = objective(part, labels, steps)
                 (loss / accumulate).backward()
             bits += part_bits.detach() / accumulate
         if processes() > 1:

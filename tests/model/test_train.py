@@ -22,14 +22,17 @@ from typer.testing import CliRunner
 
 import model
 from model.__main__ import app
-from model.bundle import Bundle
+from model.bundle import Bundle, Direction
 from model.config import PRESETS, FlowConfig
 from model.flow import Flow
 from model.train import (
+    MOVED,
+    STRENGTHS,
     DivergedError,
     TrainConfig,
     Trainer,
     bits_per_dim,
+    burst_loss,
     jittered,
     on_the_path,
     save_samples,
@@ -420,6 +423,22 @@ class TestCommand:
         result = CliRunner().invoke(app, [*options, "--steps", "2"], catch_exceptions=False)
         assert "resuming" in result.output
 
+    def test_tames_along_the_directions_it_began_with(self, tmp_path: Path, faces: Path) -> None:
+        torch.manual_seed(0)
+        flow = Flow(PRESETS["glow32"])
+        start, out = tmp_path / "start.safetensors", tmp_path / "out.safetensors"
+        options = self.options(faces, out, "--start", str(start), "--tame", "--steps", "1")
+        Bundle("start", flow).save(start)
+        result = CliRunner().invoke(app, options)
+        assert result.exit_code == 2
+        assert "--tame needs a bundle with directions" in result.output
+
+        vector = torch.randn(flow.config.dimensions)
+        direction = Direction("smiling", "Smile", "Expression", vector, 1, 1, 0.0, 1.0, -1.0, 1.0)
+        Bundle("start", flow, [direction]).save(start)
+        CliRunner().invoke(app, options, catch_exceptions=False)
+        assert Bundle.load(out).card["training"]["tame"] is True
+
     @pytest.mark.parametrize(
         ("name", "config", "words"),
         [
@@ -583,6 +602,84 @@ class TestChoices:
             trainer.initialize()
             runs.append([trainer.train_step()["bits_per_dim"] for _ in range(3)])
         assert runs[1] == pytest.approx(runs[0], abs=1e-3)
+
+
+def test_burst_loss_is_logarithmic_in_what_leaves_the_scale() -> None:
+    pictures = torch.zeros(5, 3, 8, 8)
+    pictures[1, 0, 0, 0] = -0.54
+    pictures[2, 0, 0, 0] = 0.65
+    pictures[3, 0, 0, 0] = -100.55
+    pictures[4, 0, 0, 0] = torch.inf
+    inside, near, out, far, lost = burst_loss(pictures).tolist()
+    assert inside == near == 0
+    assert out == pytest.approx(math.log1p(2), abs=1e-4)
+    assert far == pytest.approx(math.log1p(2000), abs=1e-4)
+    assert far < lost < 20
+
+
+class TestTaming:
+    """Faces moved along directions learn to stay on their scale."""
+
+    @pytest.fixture
+    def directions(self) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return 8 * torch.randn(3, 3 * 8 * 8, generator=generator) / math.sqrt(3 * 8 * 8)
+
+    def test_moves_some_latents_along_one_direction_or_two(self, pictures: Tensor) -> None:
+        trainer = new_trainer(pictures, replace(SHORT, batch=16))
+        assert trainer._steps() is None
+        trainer.directions = torch.eye(3)
+        counts = set()
+        for trainer.step in range(20):
+            steps = trainer._steps()
+            assert steps is not None
+            moved = steps.any(1)
+            assert moved.nonzero()[:, 0].tolist() == [0, MOVED]
+            assert ((least := STRENGTHS[0] / math.sqrt(2)) <= steps[moved].abs().amax(1)).all()
+            assert least < steps.abs().max() <= STRENGTHS[1]
+            counts |= set(steps[moved].count_nonzero(1).tolist())
+        assert counts == {1, 2}
+
+    def test_bursts_less(self, pictures: Tensor, directions: Tensor) -> None:
+        start = new_trainer(pictures, replace(SHORT, steps=20))
+        losses(start, 20)
+        config = replace(SHORT, steps=60, learning_rate=2e-3)
+        plain, tamed = (
+            Trainer(copy.deepcopy(start.flow), pictures, config, directions=moved)
+            for moved in (None, directions)
+        )
+        strayed = []
+        for trainer in (plain, tamed):
+            losses(trainer, 60)
+            flow = trainer.flow
+            latents = flow.flatten(flow.encode(pictures)).float()
+            moved = [latents + strength * d for d in directions for strength in (-1, 1)]
+            with torch.no_grad():
+                strayed.append(burst_loss(flow.inverse(flow.unflatten(torch.cat(moved)))).mean())
+        assert strayed[1] < 0.8 * strayed[0]
+        bits = [bits_per_dim(trainer.flow, pictures).mean() for trainer in (plain, tamed)]
+        assert bits[1] < bits[0] + 0.3
+
+    def test_in_parts_it_learns_the_same(self, pictures: Tensor, directions: Tensor) -> None:
+        runs = []
+        for accumulate in (1, 2):
+            config = replace(SHORT, batch=16, accumulate=accumulate)
+            trainer = new_trainer(pictures, config)
+            trainer.precision, trainer.directions = torch.float32, directions
+            losses(trainer, 3)
+            runs.append(trainer.flow.prior.mean.detach())
+        torch.testing.assert_close(*runs, rtol=1e-3, atol=1e-5)
+
+    def test_stops_and_goes_on(self, pictures: Tensor, directions: Tensor, tmp_path: Path) -> None:
+        whole, first, second = (new_trainer(pictures) for _ in range(3))
+        for trainer in (whole, first, second):
+            trainer.directions = directions
+        losses(whole, 4)
+        losses(first, 2)
+        first.save(tmp_path / "state")
+        second.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
+        losses(second, 2)
+        assert_same_state(whole, second)
 
 
 class TestJitter:
