@@ -24,6 +24,7 @@ compared take turns.
 """
 
 import asyncio
+import gc
 import json
 import os
 import platform
@@ -80,7 +81,9 @@ def serve_with_lock(port: int, runtime: bool) -> None:
     keep_freed_memory()
     program = fastest if runtime else lambda flow: flow
     with patch("app.main.LocalEngine", LockEngine), patch("app.device.fastest", program):
-        uvicorn.run(create_app(Settings()), port=port, log_level="warning", access_log=False)
+        application = create_app(Settings())
+        gc.freeze()
+        uvicorn.run(application, port=port, log_level="warning", access_log=False)
 
 
 def free_port() -> int:
