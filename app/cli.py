@@ -1,5 +1,6 @@
 """glow-editor: serve, and all that `python -m model` does."""
 
+import gc
 from importlib.metadata import version
 from typing import Annotated
 
@@ -39,8 +40,10 @@ def serve(
     """Serve the page and the API. All else is set by variables named GLOW_…."""
     keep_freed_memory()
     configure_logs()
+    application = create_app(Settings())
+    gc.freeze()  # or its full collections, of torch and all that stays, stop everything for 0.2 s
     uvicorn.run(
-        create_app(Settings()),
+        application,
         host=host,
         port=port,
         log_config=None,

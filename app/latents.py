@@ -45,11 +45,14 @@ class LatentStore(Protocol):
     async def put(self, record: Record) -> str:
         """Keep a record for its time to live; its id, of 128 random bits."""
 
-    async def get(self, latent_id: str, *, photo: bool = False) -> tuple[Record, int]:
-        """The record, with its photograph only if asked, and its remaining seconds.
+    async def get(self, latent_id: str, *, photo: bool = False) -> Record:
+        """The record, with its photograph only if asked.
 
         Raises Problem 404 if it is unknown, expired or deleted.
         """
+
+    async def expires_in(self, latent_id: str) -> int:
+        """A record's remaining seconds. Raises Problem 404 as `get` does."""
 
     async def delete(self, latent_id: str) -> None:
         """Forget a record. Raises Problem 404 if there is none."""
@@ -110,14 +113,19 @@ class MemoryStore:
             ) from error
         return latent_id
 
-    async def get(self, latent_id: str, *, photo: bool = False) -> tuple[Record, int]:
+    async def get(self, latent_id: str, *, photo: bool = False) -> Record:
+        record, _ = self._entry(latent_id)
+        return record if photo else replace(record, photo=None)
+
+    async def expires_in(self, latent_id: str) -> int:
+        _, expires = self._entry(latent_id)
+        return max(0, round(expires - time.monotonic()))
+
+    def _entry(self, latent_id: str) -> tuple[Record, float]:
         entry = self._records.get(latent_id)
         if entry is None:
             raise unknown()
-        record, expires = entry
-        if not photo:
-            record = replace(record, photo=None)
-        return record, max(0, round(expires - time.monotonic()))
+        return entry
 
     async def delete(self, latent_id: str) -> None:
         if self._records.pop(latent_id, None) is None:
@@ -175,26 +183,27 @@ class RedisStore:
                 await pipe.execute()
         return latent_id
 
-    async def get(self, latent_id: str, *, photo: bool = False) -> tuple[Record, int]:
-        key = self._key(latent_id)
+    async def get(self, latent_id: str, *, photo: bool = False) -> Record:
         fields = ["latent", "about", *(["photo"] if photo else [])]
         with reachable():
-            async with self.redis.pipeline(transaction=False) as pipe:
-                pipe.hmget(key, fields)
-                pipe.ttl(key)
-                values, seconds = await pipe.execute()
-        latent, about, *rest = values
+            latent, about, *rest = await self.redis.hmget(self._key(latent_id), fields)
         if latent is None or about is None:
             raise unknown()
         known = json.loads(about)
-        record = Record(
+        return Record(
             np.frombuffer(latent, "<f8"),
             known["model"],
             Box(**known["box"]) if known["box"] else None,
             rest[0] if rest else None,
             known["owner"],
         )
-        return record, max(0, seconds)
+
+    async def expires_in(self, latent_id: str) -> int:
+        with reachable():
+            seconds = int(await self.redis.ttl(self._key(latent_id)))
+        if seconds < 0:
+            raise unknown()
+        return seconds
 
     async def delete(self, latent_id: str) -> None:
         with reachable():

@@ -319,8 +319,10 @@ def spanning(direction: Direction, lacking: float, having: float) -> Direction:
 
 
 BURST = 0.2  # how far a decoded value may leave the 0 to 1 scale before the picture breaks
-SHORTER = 0.75  # a step that bursts the picture is cut to this share of itself, again and again
-CUTS = 12  # at most
+AIM = 0.85  # of what a picture may leave the scale by: a step that bursts it is cut to reach this
+LEAST, MOST = 0.6, 0.9  # that is left of a step by one cut
+FEW = 3  # cuts after which it is asked whether the face itself bursts
+CUTS = 8  # at most, after these
 STRENGTHS = (0.5, 0.75, 1.0, 1.25, 1.5)
 
 
@@ -343,23 +345,41 @@ def edited(
     picture bursts is shortened until it holds. Beyond the latents that the flow has seen, a decode
     can grow without bound; how far a face may move before that, only the decode tells.
 
-    A face that was drawn may burst by itself: its steps may not make it worse.
+    A face that was drawn may burst by itself: its steps may not make it worse, and one that does
+    however short is not taken.
 
     `latents` and `steps` are flat, (B, dimensions), and `decode` takes such. No step, no change:
     that picture is the latent's own.
     """
     pictures = decode(latents + steps)
     share = torch.ones(len(latents), dtype=latents.dtype, device=latents.device)
+
+    def cut(some: Tensor, bound: Tensor, times: int) -> Tensor:
+        """Shortens the steps of some pictures until they hold within their bounds; those that
+        do not in so many times."""
+        for _ in range(times):
+            over = overshoot(pictures[some]).nan_to_num(torch.inf)
+            burst = over > bound
+            some, bound, over = some[burst], bound[burst], over[burst]
+            if not len(some):
+                break
+            # Overshoot grows as the share's square and, far out, as powers beyond ten of it
+            share[some] *= (AIM * bound / over).sqrt().clamp(LEAST, MOST)
+            pictures[some] = decode(latents[some] + share[some, None] * steps[some])
+        return some[~(overshoot(pictures[some]) <= bound)]
+
     again = torch.nonzero(bursts(pictures) & steps.any(1))[:, 0]
+    again = cut(again, pictures.new_full((len(again),), BURST), FEW)
     if len(again):
         bound = overshoot(decode(latents[again])).nan_to_num(BURST).clamp(min=BURST)
-        for _ in range(CUTS):
-            worse = ~(overshoot(pictures[again]) <= bound)
-            again, bound = again[worse], bound[worse]
-            if not len(again):
-                break
-            share[again] *= SHORTER
-            pictures[again] = decode(latents[again] + share[again, None] * steps[again])
+        wild = again[bound > BURST]
+        if len(wild):
+            share[wild] = 1
+            pictures[wild] = decode(latents[wild] + steps[wild])
+        still = cut(again, bound, CUTS)
+        if len(still):
+            share[still] = 0
+            pictures[still] = decode(latents[still])
     return pictures, share
 
 

@@ -139,7 +139,7 @@ async def latent(
 ) -> LatentDescription | Response:
     """The latent as Accept asks for it: as an npy file (application/x-npy: float32, flat, levels
     in order), as its picture (image/…), else its description."""
-    record, seconds = await parts.record(latent_id)
+    record = await parts.record(latent_id)
     kinds = accepted(request)
     if NPY in kinds:
         tag = tag_of(record.model, "npy", latent_id)
@@ -161,7 +161,7 @@ async def latent(
         model=parts.engine.bundle.name,
         shapes=parts.engine.bundle.flow.config.part_shapes,
         has_photo=record.has_photo,
-        expires_in=seconds,
+        expires_in=await parts.store.expires_in(latent_id),
     )
 
 

@@ -32,10 +32,10 @@ class Parts:
         """Keep a record as this request's owner's; its id."""
         return await self.store.put(replace(record, owner=self.owner))
 
-    async def record(self, latent_id: str, *, photo: bool = False) -> tuple[Record, int]:
-        """A stored record of the model that is served, and its remaining seconds; another owner's
-        is as unknown as one that never was."""
-        record, seconds = await self._own(latent_id, photo)
+    async def record(self, latent_id: str, *, photo: bool = False) -> Record:
+        """A stored record of the model that is served; another owner's is as unknown as one that
+        never was."""
+        record = await self._own(latent_id, photo)
         if record.model != self.engine.bundle.identity:
             raise Problem(
                 409,
@@ -43,18 +43,18 @@ class Parts:
                 f"The latent belongs to the model {record.model}; this server has "
                 f"{self.engine.bundle.identity}. Upload the photograph again.",
             )
-        return record, seconds
+        return record
 
     async def forget(self, latent_id: str) -> None:
         """Raises Problem 404 as `record` does; the model does not matter."""
         await self._own(latent_id)
         await self.store.delete(latent_id)
 
-    async def _own(self, latent_id: str, photo: bool = False) -> tuple[Record, int]:
-        record, seconds = await self.store.get(latent_id, photo=photo)
+    async def _own(self, latent_id: str, photo: bool = False) -> Record:
+        record = await self.store.get(latent_id, photo=photo)
         if record.owner != self.owner:
             raise unknown()
-        return record, seconds
+        return record
 
     async def customs(self) -> list[Custom]:
         """This visitor's custom attributes for the model that is served."""

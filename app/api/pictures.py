@@ -79,7 +79,7 @@ async def decode(parts: PartsOf, request: Request, format: FormatOf) -> Response
             raise RequestValidationError(
                 [{**item, "loc": ("body", *item["loc"])} for item in error.errors()]
             ) from error
-        record, _ = await parts.record(wanted.latent_id)
+        record = await parts.record(wanted.latent_id)
         latent, identity = record.latent, wanted.latent_id
     else:
         raise Problem(
@@ -121,7 +121,7 @@ async def edit(parts: PartsOf, request: Request, wanted: EditRequest, format: Fo
     """Move a latent along attribute directions and decode it; `photo` is the whole upload at its
     own resolution with the edited face in place (of a generated face, the crop)."""
     move = await parts.move(wanted.attributes)
-    record, _ = await parts.record(wanted.latent_id, photo=wanted.output == "photo")
+    record = await parts.record(wanted.latent_id, photo=wanted.output == "photo")
     move = await _mixed(parts, record, wanted.mix, move)
     tag = tag_of(
         parts.engine.bundle.revision, "edit", wanted.latent_id, move.identity, wanted.output, format
@@ -134,7 +134,7 @@ async def edit(parts: PartsOf, request: Request, wanted: EditRequest, format: Fo
 async def edited(parts: Parts, wanted: EditRequest) -> Pixels:
     """The picture that /edit and /live answer with."""
     move = await parts.move(wanted.attributes)
-    record, _ = await parts.record(wanted.latent_id, photo=wanted.output == "photo")
+    record = await parts.record(wanted.latent_id, photo=wanted.output == "photo")
     return await _edited(parts, record, await _mixed(parts, record, wanted.mix, move))
 
 
@@ -142,7 +142,7 @@ async def _mixed(parts: Parts, record: Record, mix: Mixing | None, move: Move) -
     """The move, from a share of the way to another face."""
     if mix is None:
         return move
-    other, _ = await parts.record(mix.latent_id)
+    other = await parts.record(mix.latent_id)
     return replace(move, start=_between(record, other, mix.t)) if mix.t else move
 
 
@@ -184,7 +184,7 @@ async def sweep(parts: PartsOf, request: Request, wanted: SweepRequest) -> Respo
     start = direction.min if wanted.start is None else wanted.start
     stop = direction.max if wanted.stop is None else wanted.stop
     strengths = np.linspace(start, stop, wanted.steps).tolist()
-    record, _ = await parts.record(wanted.latent_id, photo=wanted.animated == "photo")
+    record = await parts.record(wanted.latent_id, photo=wanted.animated == "photo")
     others = {name: at for name, at in wanted.attributes.items() if name != wanted.attribute}
     held = await _mixed(parts, record, wanted.mix, await parts.move(others))
     moves = [parts.step(direction, strength, held) for strength in strengths]
@@ -206,8 +206,8 @@ async def sweep(parts: PartsOf, request: Request, wanted: SweepRequest) -> Respo
 async def mix(parts: PartsOf, request: Request, wanted: MixRequest, format: FormatOf) -> Response:
     """Between two faces: the crop at share `t` of the way from the first to the second, or in
     `steps` even steps all the way, side by side in one image."""
-    a, _ = await parts.record(wanted.latent_a)
-    b, _ = await parts.record(wanted.latent_b)
+    a = await parts.record(wanted.latent_a)
+    b = await parts.record(wanted.latent_b)
     ids = wanted.latent_a, wanted.latent_b
     tag = tag_of(parts.engine.bundle.revision, "mix", *ids, wanted.shares, format)
     if same := unchanged(request, tag):

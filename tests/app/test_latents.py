@@ -30,14 +30,13 @@ def test_a_record_comes_back_whole(store_of: StoreOf) -> None:
     async def run() -> None:
         store = store_of(60)
         latent_id = await store.put(RECORD)
-        record, seconds = await store.get(latent_id, photo=True)
+        record = await store.get(latent_id, photo=True)
         assert (record.latent == LATENT).all()
         assert record.latent.dtype == np.float64
         assert (record.model, record.box, record.photo) == ("small", RECORD.box, b"photograph")
         assert record.owner == "owner"
-        assert 55 <= seconds <= 60
-        without, _ = await store.get(latent_id)
-        assert without.photo is None
+        assert 55 <= await store.expires_in(latent_id) <= 60
+        assert (await store.get(latent_id)).photo is None
         await store.close()
 
     asyncio.run(run())
@@ -46,7 +45,7 @@ def test_a_record_comes_back_whole(store_of: StoreOf) -> None:
 def test_a_generated_face_has_no_photograph(store_of: StoreOf) -> None:
     async def run() -> None:
         store = store_of(60)
-        record, _ = await store.get(await store.put(Record(LATENT, "small")), photo=True)
+        record = await store.get(await store.put(Record(LATENT, "small")), photo=True)
         assert (record.box, record.photo) == (None, None)
         await store.close()
 
@@ -58,7 +57,7 @@ def test_deleted_is_gone(store_of: StoreOf) -> None:
         store = store_of(60)
         latent_id = await store.put(RECORD)
         await store.delete(latent_id)
-        for call in (store.get(latent_id), store.delete(latent_id)):
+        for call in (store.get(latent_id), store.expires_in(latent_id), store.delete(latent_id)):
             with pytest.raises(Problem) as error:
                 await call
             assert error.value.status_code == 404
@@ -145,7 +144,8 @@ def test_redis_keeps_nothing_without_an_end(redis_url: str) -> None:
 def test_a_redis_that_is_not_there_is_a_503() -> None:
     async def run() -> None:
         store = RedisStore("redis://127.0.0.1:1/0", 60)
-        for call in (store.put(RECORD), store.get("x"), store.delete("x"), store.ping()):
+        calls = store.get("x"), store.expires_in("x"), store.delete("x"), store.ping()
+        for call in (store.put(RECORD), *calls):
             with pytest.raises(Problem) as error:
                 await call
             assert error.value.status_code == 503

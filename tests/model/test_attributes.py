@@ -14,8 +14,7 @@ from typer.testing import CliRunner, Result
 from model.__main__ import app
 from model.attributes import (
     ATTRIBUTES,
-    CUTS,
-    SHORTER,
+    LEAST,
     STRENGTHS,
     Attribute,
     Batches,
@@ -384,12 +383,13 @@ class TestEdited:
         assert not bursts(pictures).any()
         assert share[0] == 1
         assert share[-1] < 1
-        assert (share.diff() <= 0).all(), "the lighter the face, the less it can be lightened"
+        whole = share == 1
+        assert whole.sort(descending=True).values.equal(whole), "light faces can be lightened less"
         with torch.no_grad():
             for i in torch.nonzero(share < 1)[:, 0].tolist():
                 less = shades[[i]] + share[i] * step
                 torch.testing.assert_close(pictures[[i]], flow.decode(flow.unflatten(less)))
-                more = shades[[i]] + share[i] / SHORTER * step
+                more = shades[[i]] + share[i] / LEAST * step
                 assert bursts(flow.decode(flow.unflatten(more))).all(), "no further than needed"
 
     def test_no_step_no_change(self, flow: Flow, shades: Tensor) -> None:
@@ -405,9 +405,25 @@ class TestEdited:
         lighter = shades[-1] - shades[0]
         far = (shades[:2] + 20 * lighter).repeat(2, 1)
         steps = torch.stack([lighter, lighter, -lighter, -lighter])
-        _, share = edited(lambda z: flow.decode(flow.unflatten(z)), far, steps)
-        expected = torch.tensor([SHORTER**CUTS, SHORTER**CUTS, 1, 1], dtype=share.dtype)
-        torch.testing.assert_close(share, expected)
+        pictures, share = edited(lambda z: flow.decode(flow.unflatten(z)), far, steps)
+        assert share.tolist() == [0, 0, 1, 1]
+        with torch.no_grad():
+            own = flow.decode(flow.unflatten(far))
+            darker = flow.decode(flow.unflatten(far - lighter))
+        torch.testing.assert_close(pictures, torch.cat([own[:2], darker[2:]]))
+
+    def test_each_picture_as_if_alone(self, flow: Flow, shades: Tensor) -> None:
+        """Among others whose steps hold, burst or start from a face that bursts."""
+        lighter = shades[-1] - shades[0]
+        mixed = torch.cat([shades[::8], shades[:1] + 20 * lighter])
+        steps = (0.5 * lighter).expand_as(mixed)
+        pictures, share = edited(lambda z: flow.decode(flow.unflatten(z)), mixed, steps)
+        for i in range(len(mixed)):
+            picture, taken = edited(
+                lambda z: flow.decode(flow.unflatten(z)), mixed[[i]], steps[[i]]
+            )
+            torch.testing.assert_close(picture, pictures[[i]])
+            torch.testing.assert_close(taken, share[[i]])
 
 
 class TestCommand:
