@@ -186,7 +186,8 @@ class RedisStore:
     async def get(self, latent_id: str, *, photo: bool = False) -> Record:
         fields = ["latent", "about", *(["photo"] if photo else [])]
         with reachable():
-            latent, about, *rest = await self.redis.hmget(self._key(latent_id), fields)
+            values: list[Any] = await self.redis.hmget(self._key(latent_id), fields)
+        latent, about, *rest = values
         if latent is None or about is None:
             raise unknown()
         known = json.loads(about)
