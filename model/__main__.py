@@ -121,10 +121,6 @@ def train(
             "half its resolution, without its first level."
         ),
     ] = None,
-    keep: Annotated[
-        bool,
-        typer.Option(help="Leave the weights of --start as they are: only a new level learns."),
-    ] = False,
     tame: Annotated[
         bool,
         typer.Option(help="Hold faces moved along the directions of --start on their scale."),
@@ -166,7 +162,6 @@ def train(
             ycond,
             crop_jpeg,
             start,
-            keep,
             tame,
             out,
             device,
@@ -196,7 +191,6 @@ def _train(
     ycond: bool,
     crop_jpeg: int | None,
     start: Path | None,
-    keep: bool,
     tame: bool,
     out: Path,
     device: torch.device,
@@ -218,11 +212,6 @@ def _train(
         settings = replace(settings, settle=0)
     if tame and (begun is None or begun.directions is None):
         raise typer.BadParameter("--tame needs a bundle with directions to --start from")
-    if keep:
-        if not (begun and begun.grew):
-            raise typer.BadParameter("--keep needs a bundle of half the resolution to --start from")
-        for module in (*flow.levels[1:], *flow.splits[1:], flow.prior):
-            module.requires_grad_(False)
     directions = begun.directions if begun and tame else None
     trainer = Trainer(flow.to(device), images, settings, labels, directions)
     state = out.with_suffix(".ckpt")
@@ -249,7 +238,6 @@ def _train(
                 "preset": preset,
                 "images": len(images),
                 "minutes": round(trainer.seconds / 60, 1),
-                "keep": keep,
                 "tame": tame,
                 "step": trainer.step,
                 **asdict(settings),

@@ -78,7 +78,6 @@ def run(layers: Iterable[Layer], x: Tensor) -> tuple[Tensor, Tensor]:
     if not x.requires_grad:
         x = x.detach().requires_grad_()  # so that the first layer, too, gets a backward
     for layer in layers:
-        learned = (parameter for parameter in layer.parameters() if parameter.requires_grad)
-        x, change = _rebuilt(layer, tape, x, *learned)
+        x, change = _rebuilt(layer, tape, x, *layer.parameters())
         log_det = log_det + change
     return x, log_det

@@ -3,7 +3,6 @@
 import copy
 import math
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -26,7 +25,6 @@ from model.__main__ import app
 from model.bundle import Bundle, Direction
 from model.config import PRESETS, FlowConfig
 from model.flow import Flow
-from model.grow import grown
 from model.train import (
     MOVED,
     STRENGTHS,
@@ -440,34 +438,6 @@ class TestCommand:
         Bundle("start", flow, [direction]).save(start)
         CliRunner().invoke(app, options, catch_exceptions=False)
         assert Bundle.load(out).card["training"]["tame"] is True
-
-    @pytest.mark.parametrize("reversible", [False, True])
-    def test_a_new_level_may_learn_alone(
-        self, tmp_path: Path, faces: Path, monkeypatch: pytest.MonkeyPatch, reversible: bool
-    ) -> None:
-        coarse = FlowConfig(resolution=16, steps=(2, 2), hidden=(8, 8))
-        finer = replace(coarse, resolution=32, steps=(5, 2, 2), hidden=(8, 8, 8), kept=(3,))
-        monkeypatch.setitem(PRESETS, "glow32", finer)
-        torch.manual_seed(0)
-        flow = Flow(coarse)
-        start, out = tmp_path / "start.safetensors", tmp_path / "out.safetensors"
-        Bundle("start", flow).save(start)
-        options = self.options(faces, out, "--start", str(start), "--keep", "--steps", "2")
-        more = ["--reversible"] if reversible else []
-        CliRunner().invoke(app, [*options, *more], catch_exceptions=False)
-        learned, new = Bundle.load(out).flow, grown(flow, finer)
-        before = new.state_dict()
-        same = {n for n, tensor in learned.state_dict().items() if torch.equal(tensor, before[n])}
-        grew = {name for name, _ in new.named_parameters() if re.match(r"(levels|splits)\.0", name)}
-        assert same == set(before) - grew
-
-    def test_without_a_new_level_nothing_would_learn(self, tmp_path: Path, faces: Path) -> None:
-        start = tmp_path / "start.safetensors"
-        Bundle("start", Flow(PRESETS["glow32"])).save(start)
-        options = self.options(faces, tmp_path / "out.safetensors", "--start", str(start), "--keep")
-        result = CliRunner().invoke(app, options)
-        assert result.exit_code == 2
-        assert "--keep needs a bundle of half" in result.output
 
     @pytest.mark.parametrize(
         ("name", "config", "words"),
