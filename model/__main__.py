@@ -123,7 +123,10 @@ def train(
     ] = None,
     tame: Annotated[
         bool,
-        typer.Option(help="Hold faces moved along the directions of --start on their scale."),
+        typer.Option(
+            help="Hold faces moved along the directions of --start on their scale: for some "
+            "hundred steps, at a quarter of the rate."
+        ),
     ] = False,
     seed: int = DEFAULTS.seed,
     checkpoint_every: int = DEFAULTS.checkpoint_every,
