@@ -98,8 +98,7 @@ class Objective(nn.Module):
         if labels is not None:
             class_loss = F.cross_entropy(self.flow.class_logits(latent, labels), labels)
             loss = loss + self.CLASS_WEIGHT * class_loss / math.log(2)
-        if steps is not None:
-            moved = steps.any(1)
+        if steps is not None and (moved := steps.any(1)).any():
             start = self.flow.flatten(latent)[moved].detach()
             of = None if labels is None else labels[moved]
             pictures = self.flow.inverse(self.flow.unflatten(start + steps[moved]), of)

@@ -662,7 +662,7 @@ class TestTaming:
 
     def test_in_parts_it_learns_the_same(self, pictures: Tensor, directions: Tensor) -> None:
         runs = []
-        for accumulate in (1, 2):
+        for accumulate in (1, 4):  # of four parts two move nothing
             config = replace(SHORT, batch=16, accumulate=accumulate)
             trainer = new_trainer(pictures, config)
             trainer.precision, trainer.directions = torch.float32, directions
