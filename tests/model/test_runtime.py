@@ -33,12 +33,12 @@ CONFIGS = {
     "classes": replace(GLOW, classes=3),
 }
 PRECISIONS = [torch.float32, torch.bfloat16]
-CLOSE = {torch.float32: 1e-4, torch.bfloat16: 0.1}  # a latent to that of the flow
+CLOSE = {torch.float32: 1e-4, torch.bfloat16: 0.05}  # a latent to that of the flow
 no_bfloat16 = not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def new_flow(config: FlowConfig, perturb: Callable[..., Flow]) -> Flow:
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     flow = Flow(config)
     flow.initialize(pictures(config, 16))
     return perturb(flow).eval().requires_grad_(False)
