@@ -154,9 +154,11 @@ def train(
     )
     with process_group(device), summary(tensorboard) as log:
         train_images, held_out = (
-            _reaching(least, labels_path, Images.find(data_path, resolution, split, validation))
-            for split in get_args(Split)
+            Images.find(data_path, resolution, split, validation) for split in get_args(Split)
         )
+        if least:
+            enough = _reaching(least, labels_path)
+            train_images, held_out = train_images.among(enough), held_out.among(enough)
         _train(
             preset,
             settings,
@@ -172,18 +174,15 @@ def train(
         )
 
 
-def _reaching(least: str, labels_path: Path | None, images: Images) -> Images:
-    """The images that `least`, column=number, leaves."""
-    if not least:
-        return images
+def _reaching(least: str, labels_path: Path | None) -> set[str]:
+    """The names of the images that `least`, column=number, leaves."""
     column, _, number = least.partition("=")
     if not labels_path:
         raise typer.BadParameter("--least needs --labels")
     try:
-        enough = read_labels(labels_path).reaching(column, float(number))
+        return read_labels(labels_path).reaching(column, float(number))
     except ValueError as error:
         raise typer.BadParameter(f"--least {least}: {error}") from error
-    return replace(images, keep=lambda name: images.keep(name) and name in enough)
 
 
 def _train(

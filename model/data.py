@@ -99,6 +99,10 @@ class Images:
             return cls((chosen,), resolution)
         return cls((chosen,), resolution, lambda name: _held_out(name) == (split == "val"))
 
+    def among(self, names: Collection[str]) -> "Images":
+        """Those of the split that have one of the names."""
+        return replace(self, keep=lambda name: self.keep(name) and name in names)
+
     def names(self) -> list[str]:
         """The names of the split's image files, none of them read, so broken ones too."""
         names = []

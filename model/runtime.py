@@ -384,9 +384,10 @@ class _Coupling:
             torch.addcdiv(use.mean, y.moved, use.scale, out=y.moved)
 
     def _buffers(self, x: _Parted) -> "_Buffers":
-        key = self.arithmetic.precision, len(x.kept), self.outputs
+        precision = self.arithmetic.precision
+        key = precision, len(x.kept), self.outputs
         if key not in x.buffers:
-            x.buffers[key] = _Buffers(x, *key)
+            x.buffers[key] = _Buffers(x, precision, self.outputs)
         return x.buffers[key]
 
     def _run(self, use: "_Buffers", found: _Found | None = None) -> None:
@@ -407,8 +408,9 @@ class _Coupling:
 class _Buffers:
     """What couplings compute in, for an x of one shape, and its views."""
 
-    def __init__(self, of: _Parted, precision: torch.dtype, inputs: int, outputs: int) -> None:
-        place, moved = of.kept.shape[1:], len(of.moved)
+    def __init__(self, of: _Parted, precision: torch.dtype, outputs: int) -> None:
+        inputs, *place = of.kept.shape
+        moved = len(of.moved)
         self.rough = torch.empty_like(of.kept, dtype=torch.float32)
         self.below = torch.empty_like(self.rough)
         x = of.kept.new_empty((*place, inputs), dtype=precision)
