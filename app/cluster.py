@@ -31,6 +31,7 @@ from app.device import (
     by_halves,
     device,
     largest_batch,
+    load,
 )
 from app.engine import Latent, Observe, busy, keep_freed_memory
 from app.main import create_app
@@ -59,7 +60,7 @@ class Replica:
     def __init__(self, settings: Settings) -> None:
         keep_freed_memory()
         configure_logs()
-        self._model = model = Model(Bundle.load(settings.bundle, device(settings.device)))
+        self._model = model = Model(load(settings))
         self._thread = ThreadPoolExecutor(1, "device", model.settle)
         self._failures = 0  # in a row
         for batched in (self.encode, self.decode, self.sample):

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from app import photos
 from app.photos import Pixels
+from app.settings import Settings
 from model.attributes import edited
 from model.bundle import Bundle
 from model.runtime import Runtime, fastest
@@ -18,6 +19,8 @@ from model.runtime import Runtime, fastest
 LARGEST_BATCH = {"cpu": 8}
 LARGEST_BATCH_ELSEWHERE = 64
 
+THREADS = torch.get_num_threads()  # for the model, whatever `load` leaves this process
+
 FATAL_FAILURES = 3  # in a row: a device in a state like this does not come back by itself
 
 
@@ -26,6 +29,14 @@ def device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def load(settings: Settings) -> Bundle:
+    """The bundle to serve, on its device."""
+    # Threads that this one leaves behind, with those of the thread that runs the model, would be
+    # more than there are processors: OpenMP's waits then sleep, and a decode takes twice as long.
+    torch.set_num_threads(1)
+    return Bundle.load(settings.bundle, device(settings.device))
 
 
 def largest_batch(device: torch.device) -> int:
@@ -78,7 +89,7 @@ class Model:
     def settle(self) -> None:
         """What is to be done once, in the thread that then does all the work."""
         if isinstance(self._runtime, Runtime):
-            self._runtime.set_threads()
+            self._runtime.set_threads(THREADS)
 
     @torch.inference_mode()
     def encode(self, crops: list[Pixels]) -> list[tuple[NDArray[np.float64], float]]:

@@ -127,9 +127,13 @@ class LocalEngine:
         self._failures = 0  # in a row
         self._seconds = 0.0  # that one request takes, of late
         self._changed = threading.Condition()
+        settled = threading.Event()
         self._closing = False
-        self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
+        self._thread = threading.Thread(
+            target=self._serve, args=(settled,), name="engine", daemon=True
+        )
         self._thread.start()
+        settled.wait()  # or requests would be measured with it
 
     @property
     def waiting(self) -> int:
@@ -192,8 +196,11 @@ class LocalEngine:
             work.waiting.clear()
             work.waiting.extend(kept)
 
-    def _serve(self) -> None:
-        self._model.settle()
+    def _serve(self, settled: threading.Event) -> None:
+        try:
+            self._model.settle()
+        finally:
+            settled.set()
         while self._serve_one_batch():
             pass
 

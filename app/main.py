@@ -15,14 +15,14 @@ from app import docs, errors, limits
 from app.api import attributes, health, latents, live, model, pictures
 from app.api.parts import Parts
 from app.attributes import AttributeStore, MemoryAttributes, RedisAttributes
-from app.device import device
+from app.device import load
 from app.disconnect import CancelOnDisconnect
 from app.engine import Engine, LocalEngine, Observe
 from app.headers import SecurityHeaders
 from app.latents import LatentStore, MemoryStore, RedisStore
 from app.settings import Settings
 from app.telemetry import Metrics, Telemetry
-from model.bundle import Bundle, BundleError
+from model.bundle import BundleError
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +30,7 @@ STATIC = Path(__file__).parent.parent / "static"
 
 
 def local_engine(settings: Settings, observe: Observe) -> Engine:
-    bundle = Bundle.load(settings.bundle, device(settings.device))
-    return LocalEngine(bundle, settings.queue, settings.deadline, observe)
+    return LocalEngine(load(settings), settings.queue, settings.deadline, observe)
 
 
 def _stores(settings: Settings) -> tuple[LatentStore, AttributeStore]:

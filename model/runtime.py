@@ -15,6 +15,7 @@ encode looks for such numbers, and takes the few images that have one at another
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, cast
@@ -113,18 +114,19 @@ class Runtime:
         *latent, log_det, _ = self._run(self._forward, [y.double()], labels)
         return self.flow.log_density_of(latent, log_det).to(y.dtype)
 
-    def set_threads(self) -> int:
-        """Gives torch, in this thread, as many threads as decode one image soonest, of those that
-        it has now at most, and says how many."""
+    def set_threads(self, most: int | None = None) -> int:
+        """Gives torch, in this thread, as many threads as decode one image soonest, `most` or by
+        default what it has now at most, and says how many."""
         decode = partial(self._run, self._inverse, self.flow.sample_latent(1), None)
-        taken: dict[int, float] = {}
-        count, most = 1, torch.get_num_threads()
-        while count <= most:
+        counts = [1]
+        while 2 * counts[-1] <= (most or torch.get_num_threads()):
+            counts.append(2 * counts[-1])
+        taken: defaultdict[int, list[float]] = defaultdict(list)
+        for count in counts * 4:  # by turns: what else the machine does is not to decide
             torch.set_num_threads(count)
             decode()
-            taken[count] = min(_seconds(decode) for _ in range(5))
-            count *= 2
-        best = min(taken, key=taken.__getitem__)
+            taken[count] += (_seconds(decode) for _ in range(3))
+        best = min(counts, key=lambda count: min(taken[count]))
         torch.set_num_threads(best)
         return best
 

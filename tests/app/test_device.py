@@ -1,9 +1,15 @@
-"""Batches of work on a device, whose memory may be short."""
+"""A model and its threads; batches of work on a device, whose memory may be short."""
+
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
-from app.device import by_halves
+from app import device
+from app.device import Model, by_halves, load
+from app.settings import Settings
+from model.runtime import Runtime
 
 SHORT = [MemoryError(), torch.OutOfMemoryError(), RuntimeError("can't allocate memory")]
 
@@ -41,3 +47,24 @@ def test_other_failures_are_not_tried_again() -> None:
     with pytest.raises(ValueError, match="not that"):
         by_halves(work, [1, 2])
     assert tried == [[1, 2]]
+
+
+@pytest.fixture
+def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    monkeypatch.setattr(device, "THREADS", 2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_all_threads_are_for_the_one_that_runs_the_model(
+    bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(Runtime, "set_threads", lambda _, most: given.append(most))
+    model = Model(load(Settings(bundle=bundle_path)))
+    assert torch.get_num_threads() == 1
+    model.settle()
+    assert given == [2]

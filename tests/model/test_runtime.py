@@ -251,6 +251,17 @@ def test_threads_by_measurement(perturb: Callable[..., Flow]) -> None:
 
 
 @pytest.mark.usefixtures("threads")
+def test_no_more_threads_than_asked_for(
+    perturb: Callable[..., Flow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", tried.append)
+    best = Runtime(new_flow(GLOW, perturb)).set_threads(5)
+    assert set(tried) == {1, 2, 4}
+    assert tried[-1] == best
+
+
+@pytest.mark.usefixtures("threads")
 def test_threads_change_no_picture(flow: Flow, precision: torch.dtype) -> None:
     runtime = Runtime(flow, precision)
     images = pictures(flow.config, CHUNK)
