@@ -8,10 +8,10 @@ import typer
 import uvicorn
 
 import model.__main__
-from app.engine import keep_freed_memory
 from app.main import create_app
 from app.settings import Settings
 from app.telemetry import configure_logs
+from model.runtime import keep_freed_memory
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(model.__main__.app)

@@ -33,12 +33,13 @@ from app.device import (
     largest_batch,
     load,
 )
-from app.engine import Latent, Observe, busy, keep_freed_memory
+from app.engine import Latent, Observe, busy
 from app.main import create_app
 from app.photos import Pixels
 from app.settings import Settings
 from app.telemetry import configure_logs
 from model.bundle import Bundle
+from model.runtime import keep_freed_memory
 
 # Seconds that a request waits for others: Serve makes batches as requests arrive, not as the device
 # gets free. On a CPU, 16 clients got 17.1 edits a second without, 20.9 with 5 ms, 21.6 with 20.

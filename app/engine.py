@@ -2,7 +2,6 @@
 and a future each."""
 
 import asyncio
-import ctypes
 import logging
 import math
 import threading
@@ -10,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -259,16 +257,3 @@ class LocalEngine:
                 batch[0].work.waiting.extendleft(reversed(batch))
         else:
             batch[0].result.set_exception(self._busy("its memory is taken"))
-
-
-def keep_freed_memory() -> None:
-    """Has glibc keep what a batch frees for the next one, for the whole process. By itself it gives
-    large blocks back to the system, and faulting their pages in again is up to 0.4 of a decode."""
-    with suppress(AttributeError):  # another C library
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_THRESHOLD, 2**25)  # the most that it takes
-        mallopt(M_TRIM_THRESHOLD, 2**30)
-        mallopt(M_ARENA_MAX, 1)  # other arenas are made of small pieces, which are given back
-
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h

@@ -28,10 +28,11 @@ from PIL import Image
 
 from app import faces, photos
 from app.crops import cut
-from app.engine import LocalEngine, keep_freed_memory
+from app.engine import LocalEngine
 from app.latents import Record, RedisStore
 from app.photos import Pixels
 from model.bundle import Bundle
+from model.runtime import keep_freed_memory
 from service import SHIPPED, redis
 
 USERS = (1_000, 100_000, 10_000_000)

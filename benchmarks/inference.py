@@ -45,7 +45,7 @@ from model.bundle import Bundle, BundleError
 from model.config import FlowConfig
 from model.data import Images
 from model.flow import Flow
-from model.runtime import Runtime, fastest
+from model.runtime import Runtime, fastest, keep_freed_memory
 from peers import normflows_glow
 
 SHIPPED = Path(model.__file__).parent / "bundles" / "faces64.safetensors"
@@ -200,6 +200,7 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:
     """Time encode and decode beside the training graph, normflows and the machine's floor."""
+    keep_freed_memory()  # as the service does
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(0)

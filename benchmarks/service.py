@@ -52,14 +52,14 @@ from websockets.asyncio.client import connect
 
 import model
 from app.device import Model
-from app.engine import LocalEngine, keep_freed_memory
+from app.engine import LocalEngine
 from app.main import create_app
 from app.photos import Pixels, write
 from app.settings import Settings
 from model.bundle import Bundle, Direction
 from model.config import FlowConfig
 from model.flow import Flow
-from model.runtime import Runtime, fastest
+from model.runtime import Runtime, fastest, keep_freed_memory
 
 SHIPPED = Path(model.__file__).parent / "bundles" / "faces64.safetensors"
 SMALL = FlowConfig(resolution=32, steps=(2, 2, 2), hidden=(16, 16, 16))

@@ -45,7 +45,7 @@ from model.flow import Flow
 from model.grow import grown
 from model.probe import judge_images
 from model.probe import train as train_probe
-from model.runtime import Frozen, fastest
+from model.runtime import Frozen, fastest, keep_freed_memory
 from model.train import (
     OPTIMIZERS,
     Log,
@@ -351,6 +351,7 @@ def directions(
         raise typer.BadParameter("--stratify and --hold hold attributes still in two ways")
     bundle = Bundle.load(bundle_path, _device())
     flow = fastest(bundle.flow)
+    keep_freed_memory()
     train = Images.find(data_path, flow.config.resolution, "train", validation)
     held_out = Images.find(data_path, flow.config.resolution, "val", validation)
     labels = _labels(labels_path, data_path, train, held_out)
@@ -438,6 +439,7 @@ def evaluate(
     directions, edits, by an independent probe."""
     bundle = Bundle.load(bundle_path, _device())
     flow, program, resolution = bundle.flow, fastest(bundle.flow), bundle.resolution
+    keep_freed_memory()
     shown = Images(tuple(map(Path, _list(faces))), resolution).load() if faces else None
     columns = [direction.name for direction in bundle.directions]
     train = Images.find(data_path, resolution, "train", validation)

@@ -14,9 +14,11 @@ encode looks for such numbers, and takes the few images that have one at another
 8-bit bins.
 """
 
+import ctypes
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple, cast
 
@@ -38,7 +40,8 @@ PATH_ERROR = 1e-10  # of x, from encode to decode: 3e-14 on faces, 9e-11 on blac
 POINTS = [0.5 + i / 64 for i in range(8)]  # of a bin, tried in turn
 ROUGH = 1.5 * 2.0**12  # float32 numbers near it are multiples of 2**-11
 FINE_PIXELS = 64  # a level of no more has float32 networks, which cost it little
-CHUNK = 8  # images, whose activations fit in the cache
+CHUNK = 16  # images, whose activations fit in the cache
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)  # batch sizes that a GPU has graphs for
 
 Convolution = Callable[[Tensor], Tensor]
@@ -64,6 +67,16 @@ def network_precision(device: torch.device) -> torch.dtype:
         return torch.float32
     fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if fast else torch.float32
+
+
+def keep_freed_memory() -> None:
+    """Has glibc keep what a batch frees for the next one, for the whole process. By itself it gives
+    large blocks back to the system, and faulting their pages in again is up to 0.4 of a decode."""
+    with suppress(AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, 2**25)  # the most that it takes
+        mallopt(M_TRIM_THRESHOLD, 2**30)
+        mallopt(M_ARENA_MAX, 1)  # other arenas are made of small pieces, which are given back
 
 
 class Runtime:

@@ -186,9 +186,8 @@ def test_a_redis_that_is_full_forgets_the_oldest(server: Server, store: Redis) -
         bound = used + 2_000_000
         control.config_set("maxmemory", bound)
         control.config_set("maxmemory-policy", "volatile-ttl")
-        control.config_set(
-            "maxmemory-samples", 64
-        )  # or the oldest may be among those not looked at
+        # of the few that it looks at by default the oldest may not be one
+        control.config_set("maxmemory-samples", 64)
         ids = []
         for _ in range(80):  # some 30 kB each
             response = upload(client, CROPS[0])
