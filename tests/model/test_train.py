@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner
@@ -693,6 +694,12 @@ class TestJitter:
         assert (changes < 40).all()
         assert len({change.item() for change in changes}) == 6
         assert torch.equal(moved, jittered(images, torch.Generator().manual_seed(0)))
+
+    def test_a_sharp_picture_stays_sharp(self) -> None:
+        noise = torch.rand(16, 3, 66, 66, generator=torch.Generator().manual_seed(0)) * 255
+        images = F.avg_pool2d(noise, 3, 1).to(torch.uint8)
+        moved = jittered(images, torch.Generator().manual_seed(0))
+        assert moved.float().diff().abs().mean() > 0.9 * images.float().diff().abs().mean()
 
     def test_an_even_picture_stays_even(self) -> None:
         """No border comes in: only its brightness changes."""
