@@ -35,7 +35,7 @@ def test_a_second_face_is_mixed_in(hand: Hand, page: Page, photograph: Path) -> 
     page.keyboard.press("Control+z")
     hand.rest()
     assert np.array_equal(hand.pixels(), half)
-    hand.drag(0.9)
+    hand.drag(0.9, "Age")
     assert not np.array_equal(hand.pixels(), half), "a mix takes strengths too"
     with page.expect_file_chooser() as dialog:
         hand.button("Choose a second photograph").click()

@@ -14,8 +14,10 @@ from typer.testing import CliRunner, Result
 from model.__main__ import app
 from model.attributes import (
     ATTRIBUTES,
+    BURST,
     LEAST,
     STRENGTHS,
+    WORSE,
     Attribute,
     Batches,
     Readings,
@@ -27,6 +29,7 @@ from model.attributes import (
     held_still,
     mean_difference,
     orthogonal,
+    overshoot,
     ranged,
     read,
     spanning,
@@ -411,6 +414,27 @@ class TestEdited:
             own = flow.decode(flow.unflatten(far))
             darker = flow.decode(flow.unflatten(far - lighter))
         torch.testing.assert_close(pictures, torch.cat([own[:2], darker[2:]]))
+
+    def test_a_face_that_just_bursts_can_be_edited(self, flow: Flow, shades: Tensor) -> None:
+        lighter = shades[-1] - shades[0]
+
+        def decode(latents: Tensor) -> Tensor:
+            return flow.decode(flow.unflatten(latents))
+
+        with torch.no_grad():
+            within, beyond = 0.0, 20.0
+            for _ in range(40):
+                middle = (within + beyond) / 2
+                if bursts(decode(shades[:1] + middle * lighter)):
+                    beyond = middle
+                else:
+                    within = middle
+            just = shades[:1] + beyond * lighter
+            own = overshoot(decode(just))
+        assert BURST < own < BURST + WORSE / 2
+        pictures, share = edited(decode, just, 0.02 * lighter[None])
+        assert share > 0
+        assert overshoot(pictures) <= own + WORSE
 
     def test_each_picture_as_if_alone(self, flow: Flow, shades: Tensor) -> None:
         """Among others whose steps hold, burst or start from a face that bursts."""
