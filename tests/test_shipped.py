@@ -95,6 +95,14 @@ def test_it_reconstructs_exactly(bundle: Bundle, crop: Tensor) -> None:
             assert torch.equal(flow.quantize(program.decode(program.encode(images))), images)
 
 
+def test_noise_of_black_and_white_comes_back(bundle: Bundle) -> None:
+    """No picture is stranger to it."""
+    generator = torch.Generator().manual_seed(0)
+    images = (torch.rand(32, 3, 64, 64, generator=generator) < 0.5).to(torch.uint8) * 255
+    runtime = fastest(bundle.flow)
+    assert torch.equal(runtime.quantize(runtime.decode(runtime.encode(images))), images)
+
+
 def test_a_smile_changes_the_mouth_more_than_the_forehead(bundle: Bundle, crop: Tensor) -> None:
     change = (edited(bundle, crop, smiling=1) - edited(bundle, crop)).abs()
     mouth = change[..., 40:54, 20:44].mean()

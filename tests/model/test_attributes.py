@@ -515,7 +515,7 @@ class TestCommand:
         means = (held_still if method == "hold" else mean_difference)(sums)
         expected = directions_of(sums, means, method == "orthogonal")
         for found, wanted in zip(bundle.directions, expected, strict=True):
-            torch.testing.assert_close(found.vector, wanted.vector, rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(found.vector, wanted.vector, rtol=1e-2, atol=2e-3)
         cosine = torch.cosine_similarity(expected[0].vector, expected[1].vector, dim=0).item()
         assert re.search(rf"^older +{round(100 * cosine)} +100$", output, re.MULTILINE)
         assert bundle.card["directions"]["stratified_by"] == strata

@@ -33,7 +33,7 @@ CONFIGS = {
     "classes": replace(GLOW, classes=3),
 }
 PRECISIONS = [torch.float32, torch.bfloat16]
-CLOSE = {torch.float32: 1e-4, torch.bfloat16: 0.05}  # a latent to that of the flow
+CLOSE = {torch.float32: 2e-3, torch.bfloat16: 0.05}  # a latent to that of the flow
 no_bfloat16 = not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
@@ -139,12 +139,12 @@ class TestSameNumbers:
 
     def test_an_image_in_any_batch(self, flow: Flow, precision: torch.dtype) -> None:
         """Encoded alone, decoded among others: its networks see the same to the bit, and a latent
-        differs by the rounding of float64 alone; in float32 by more, which nothing rounds off."""
+        differs by the rounding of float64 alone."""
         runtime = Runtime(flow, precision)
         images = pictures(flow.config, 2 * CHUNK + 1)
         latent = runtime.encode(images)
         decoded = runtime.decode(latent)
-        atol = 1e-9 if precision == torch.bfloat16 else CLOSE[precision]
+        atol = 1e-9
         for i in (0, CHUNK, 2 * CHUNK):
             alone = runtime.encode(images[i : i + 1])
             for part, one in zip(latent, alone, strict=True):
