@@ -135,7 +135,7 @@ def train(
     ] = None,
 ) -> None:
     """Train a flow; run again with the same --out, it resumes at its last checkpoint. With
-    `torchrun --nproc_per_node N -m model train …`, N processes share every batch."""
+    `torchrun --nproc_per_node N -m -- model train …`, N processes share every batch."""
     for value, known in ((preset, PRESETS), (optimizer, OPTIMIZERS)):
         if value not in known:
             raise typer.BadParameter(f"{value!r} is none of {', '.join(known)}")
@@ -449,12 +449,14 @@ def evaluate(
     bits = bits_per_dim(flow, images)
     seen = _spread(train, len(images))
     error, wrong = evaluation.reconstruction(program, images)
+    _, strange = evaluation.reconstruction(program, evaluation.noise(program))
     figures = {
         "bits/dim": f"{bits.mean():.4f} ± {bits.std() / len(bits) ** 0.5:.4f} (standard error)",
         "images": str(len(images)),
         "bits/dim on as many training images": f"{bits_per_dim(flow, seen).mean():.4f}",
         "largest reconstruction error": f"{error:.4f} of a bin (exact below 0.5)",
         "images not reconstructed exactly": str(wrong),
+        "pictures of noise not reconstructed exactly": f"{strange} of {evaluation.STRANGE}",
     }
     for name, value in figures.items():
         print(f"{name}: {value}")

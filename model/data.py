@@ -5,7 +5,7 @@ import logging
 import re
 import tarfile
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -385,6 +385,13 @@ def write_pack(images: Images, path: Path) -> int:
             tar.addfile(member, content)
     part.replace(path)
     return count
+
+
+def black_and_white(shape: Sequence[int], bins: int, generator: torch.Generator) -> Tensor:
+    """Pictures of noise (uint8) whose every value is the least or the greatest: no picture is less
+    like a face, and none harder to give back."""
+    drawn = torch.rand(tuple(shape), generator=generator, device=generator.device)
+    return (drawn < 0.5).to(torch.uint8) * (bins - 1)
 
 
 def grid(images: Tensor, columns: int) -> Image.Image:

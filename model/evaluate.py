@@ -14,13 +14,14 @@ from torch import Tensor
 
 from model.attributes import Readings, bursts, edited
 from model.bundle import Bundle, Direction
-from model.data import Labels, grid
+from model.data import Labels, black_and_white, grid
 from model.probe import Probe, judge, judge_images
 from model.runtime import Frozen, fastest
 from model.skin import cheeks
 
 BATCH = 32
 TEMPERATURES = (0.5, 0.7, 0.9, 1.0)
+STRANGE = 32  # pictures of noise
 BORDER = 1 / 32  # of the crop's side
 GROUPS = ("older", "child", "masculine")  # columns whose two sides are compared
 
@@ -168,6 +169,14 @@ def reconstruction(flow: Frozen, images: Tensor) -> tuple[float, int]:
         largest = distance if math.isnan(distance) else max(largest, distance)
         wrong += int((flow.quantize(pictures) != batch).flatten(1).any(1).sum())
     return largest, wrong
+
+
+def noise(flow: Frozen) -> Tensor:
+    """Pictures that a flow is farthest from knowing, (STRANGE, C, H, W): exactly it has to give
+    these back too, and one that was tamed for too long may not."""
+    config, generator = flow.config, torch.Generator().manual_seed(0)
+    shape = (STRANGE, config.channels, config.resolution, config.resolution)
+    return black_and_white(shape, flow.bins, generator)
 
 
 def cosines(directions: list[Direction]) -> Tensor:

@@ -18,14 +18,15 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from model.attributes import BURST
-from model.data import grid
+from model.data import black_and_white, grid
 from model.flow import Flow
 from model.layers import ZeroConv
 
 Log = Callable[[int, dict[str, float]], None]  # step, figures by name
 
 MOVED = 8  # of so many images the latent of one is moved, where there are directions
-STRENGTHS = (0.25, 1.5)  # by which
+TAMING = (0.25, 1.5)  # strengths by which
+FAR = 100.0  # deviations: a number of a latent may be so far out for a picture of noise
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamax": torch.optim.Adamax}
 
@@ -79,18 +80,19 @@ class Objective(nn.Module):
     beside it (the weight is that of Glow's published code), and where latents are moved by `steps`,
     flat, (B, dimensions): the pictures of those that are not zero are to stay on their scale.
     Maximum likelihood says nothing of decode where no latent of an image is, and there it can
-    grow without bound.
+    grow without bound. What holds it there has encode drive apart what is no face, in the end past
+    what float64 brings back: so for each picture moved one of `noise`, as y, is to stay near too.
     """
 
     CLASS_WEIGHT = 0.01
-    BURST_WEIGHT = 0.1
+    TAMING_WEIGHT = 0.1
 
     def __init__(self, flow: Flow) -> None:
         super().__init__()
         self.flow = flow
 
     def forward(
-        self, y: Tensor, labels: Tensor | None, steps: Tensor | None
+        self, y: Tensor, labels: Tensor | None, steps: Tensor | None, noise: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         latent, log_det = self.flow(y, labels)
         bits = self.flow.bits_per_dim(self.flow.log_density_of(latent, log_det)).mean()
@@ -98,19 +100,30 @@ class Objective(nn.Module):
         if labels is not None:
             class_loss = F.cross_entropy(self.flow.class_logits(latent, labels), labels)
             loss = loss + self.CLASS_WEIGHT * class_loss / math.log(2)
-        if steps is not None and (moved := steps.any(1)).any():
+        if steps is not None and noise is not None and (moved := steps.any(1)).any():
             start = self.flow.flatten(latent)[moved].detach()
             of = None if labels is None else labels[moved]
             pictures = self.flow.inverse(self.flow.unflatten(start + steps[moved]), of)
-            loss = loss + self.BURST_WEIGHT * burst_loss(pictures).sum() / len(y)
+            of_noise, _ = self.flow(noise[moved])
+            wild = burst_loss(pictures) + far_loss(self.flow.flatten(of_noise))
+            loss = loss + self.TAMING_WEIGHT * wild.sum() / len(y)
         return loss, bits
 
 
 def burst_loss(pictures: Tensor) -> Tensor:
     """How far pictures y leave their scale, (B,): logarithmic in the sum of what lies outside, for
     one that bursts does so by orders of magnitude."""
-    outside = (pictures.abs() - 0.5 - BURST / 4).clamp(min=0).nan_to_num(0, 1e4, 1e4)
-    return torch.log1p(20 * outside.flatten(1).sum(1))
+    return _beyond(pictures, 0.5 + BURST / 4, 20)
+
+
+def far_loss(latents: Tensor) -> Tensor:
+    """How far flat latents, (B, dimensions), are beyond `FAR`, as `burst_loss` of pictures."""
+    return _beyond(latents, FAR, 1)
+
+
+def _beyond(values: Tensor, bound: float, scale: float) -> Tensor:
+    beyond = (values.abs() - bound).clamp(min=0).nan_to_num(0, 1e4, 1e4)
+    return torch.log1p(scale * beyond.flatten(1).sum(1))
 
 
 class Trainer:
@@ -220,12 +233,20 @@ class Trainer:
         shape = (self.config.batch, len(self.directions))
         draw, order, size, sign = torch.rand(4, *shape, generator=generator, device=device)
         along = 1 + (draw[:, :1] < 0.5).int()
-        least, most = STRENGTHS
+        least, most = TAMING
         strengths = (least + (most - least) * size) * torch.where(sign < 0.5, -1, 1) / along.sqrt()
         strengths[order.argsort(1) >= along] = 0
         strengths[torch.arange(len(strengths), device=device) % MOVED > 0] = 0
         steps: Tensor = strengths @ self.directions
         return steps
+
+    def _strange(self) -> Tensor | None:
+        """Noise, as y, as many pictures as a step takes images."""
+        if self.directions is None:
+            return None
+        generator = self._generator("strange", self.step)
+        shape = (self.config.batch, *self.images.shape[1:])
+        return self.flow.dequantize(black_and_white(shape, self.flow.bins, generator), 0.5)
 
     def _mine(self, whole: Tensor | None) -> Sequence[Tensor | None]:
         """This process's share of what there is of each image of a step, in parts."""
@@ -243,16 +264,17 @@ class Trainer:
         images = self.batch(self.step)
         y = self.flow.dequantize(images, self._noise(images, self.step))
         y = y.contiguous(memory_format=torch.channels_last)
-        parts = zip(*map(self._mine, (y, self._classes(), self._steps())), strict=True)
+        wholes = (y, self._classes(), self._steps(), self._strange())
+        parts = zip(*map(self._mine, wholes), strict=True)
         bits = torch.zeros((), device=self.device)
         self.optimizer.zero_grad()
-        for i, (part, labels, steps) in enumerate(parts):
+        for i, (part, labels, steps, noise) in enumerate(parts):
             # gradients are summed over the processes once, with the last part
             waits = isinstance(objective, DistributedDataParallel) and i < accumulate - 1
             with cast(DistributedDataParallel, objective).no_sync() if waits else nullcontext():
                 autocast = self.precision != torch.float32
                 with torch.autocast(self.device.type, self.precision, autocast):
-                    loss, part_bits = objective(part, labels, steps)
+                    loss, part_bits = objective(part, labels, steps, noise)
                 (loss / accumulate).backward()
             bits += part_bits.detach() / accumulate
         if processes() > 1:

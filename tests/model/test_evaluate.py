@@ -20,10 +20,12 @@ from model.bundle import Bundle, Direction
 from model.config import FlowConfig
 from model.data import Labels, grid
 from model.evaluate import (
+    STRANGE,
     TEMPERATURES,
     Edited,
     by_group,
     edits,
+    noise,
     reconstruction,
     strengths,
     strip,
@@ -88,6 +90,14 @@ class TestReconstruction:
         error, wrong = reconstruction(flow, images)
         assert error == pytest.approx(0.7, abs=0.01)
         assert wrong == (images.float().add(0.5).div(256).mean((1, 2, 3)) < 0.3).sum() > 0
+
+
+def test_noise_is_of_extremes_alone(flow: Flow) -> None:
+    pictures = noise(flow)
+    assert pictures.shape == (STRANGE, 3, 16, 16)
+    assert pictures.unique().tolist() == [0, 255]
+    assert 0.45 < (pictures > 0).float().mean() < 0.55
+    assert len(pictures.unique(dim=0)) == STRANGE
 
 
 class TestStrengths:
@@ -273,6 +283,7 @@ class TestCommand:
         for text in (output, page):
             assert figure in text
             assert "images not reconstructed exactly" in text
+            assert "pictures of noise not reconstructed exactly" in text
         assert "&lt;toy&gt;" in page
         assert "<toy>" not in page
         assert page.count("<td>left</td>") == 1 + 1 + 2  # directions, cosines, edits

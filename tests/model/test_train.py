@@ -21,19 +21,23 @@ from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner
 
-import model
+import model.train
 from model.__main__ import app
 from model.bundle import Bundle, Direction
 from model.config import PRESETS, FlowConfig
+from model.data import black_and_white
 from model.flow import Flow
 from model.train import (
+    FAR,
     MOVED,
-    STRENGTHS,
+    TAMING,
     DivergedError,
+    Objective,
     TrainConfig,
     Trainer,
     bits_per_dim,
     burst_loss,
+    far_loss,
     jittered,
     on_the_path,
     save_samples,
@@ -549,11 +553,14 @@ class TestProcesses:
         alone, together = tmp_path / "alone.safetensors", tmp_path / "together.safetensors"
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         run = partial(subprocess.run, check=True, env=environment)
-        more = ("--reversible", "--accumulate", "2")
+        start = tmp_path / "start.safetensors"
+        Bundle("start", Flow(PRESETS["glow32"])).save(start)
+        more = ("--reversible", "--accumulate", "2", "--start", str(start))
         run([sys.executable, *train_command(faces, alone, 3, *more)])
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
         torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
-        run([*torchrun, *train_command(faces, together, 3, *more)])
+        module, *command = train_command(faces, together, 3, *more)
+        run([*torchrun, module, "--", *command])  # else torchrun takes --start for its own
         expected = weights_of(alone)
         for name, weight in weights_of(together).items():
             # bfloat16 networks and the order of sums; Adam's first steps magnify either
@@ -618,6 +625,17 @@ def test_burst_loss_is_logarithmic_in_what_leaves_the_scale() -> None:
     assert far < lost < 20
 
 
+def test_far_loss_is_logarithmic_in_what_is_beyond() -> None:
+    latents = torch.zeros(4, 50)
+    latents[1, 3] = -FAR
+    latents[2, 3] = FAR + 2
+    latents[3, 3] = -FAR - 2000
+    near, edge, out, far = far_loss(latents).tolist()
+    assert near == edge == 0
+    assert out == pytest.approx(math.log1p(2), abs=1e-4)
+    assert far == pytest.approx(math.log1p(2000), abs=1e-4)
+
+
 class TestTaming:
     """Faces moved along directions learn to stay on their scale."""
 
@@ -636,8 +654,8 @@ class TestTaming:
             assert steps is not None
             moved = steps.any(1)
             assert moved.nonzero()[:, 0].tolist() == [0, MOVED]
-            assert ((least := STRENGTHS[0] / math.sqrt(2)) <= steps[moved].abs().amax(1)).all()
-            assert least < steps.abs().max() <= STRENGTHS[1]
+            assert ((least := TAMING[0] / math.sqrt(2)) <= steps[moved].abs().amax(1)).all()
+            assert least < steps.abs().max() <= TAMING[1]
             counts |= set(steps[moved].count_nonzero(1).tolist())
         assert counts == {1, 2}
 
@@ -660,6 +678,24 @@ class TestTaming:
         assert strayed[1] < 0.8 * strayed[0]
         bits = [bits_per_dim(trainer.flow, pictures).mean() for trainer in (plain, tamed)]
         assert bits[1] < bits[0] + 0.3
+
+    def test_holds_noise_near(
+        self, pictures: Tensor, directions: Tensor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(model.train, "FAR", 2.0)  # so small a flow has little far out
+        monkeypatch.setattr(Objective, "TAMING_WEIGHT", 2.0)
+        start = new_trainer(pictures, replace(SHORT, steps=20))
+        losses(start, 20)
+        config = replace(SHORT, steps=60, learning_rate=5e-3)
+        shape = (16, 3, 8, 8)
+        noise = black_and_white(shape, 256, torch.Generator().manual_seed(0))
+        strayed = []
+        for moved in (None, directions):
+            trainer = Trainer(copy.deepcopy(start.flow), pictures, config, directions=moved)
+            losses(trainer, 60)
+            flow = trainer.flow
+            strayed.append(far_loss(flow.flatten(flow.encode(noise))).mean().item())
+        assert strayed[1] < strayed[0] - 0.2
 
     def test_in_parts_it_learns_the_same(self, pictures: Tensor, directions: Tensor) -> None:
         runs = []
