@@ -91,7 +91,7 @@ export async function sample({ seed, temperature }, signal) {
   return face;
 }
 
-// Strengths as the service takes them; `other` is the latent that is mixed in.
+// Strengths as the service takes them; `other` is the latent mixed in.
 export function moveOf(latent, { [MIX]: t, ...attributes }, other) {
   return { latent_id: latent, attributes, ...(t && other && { mix: { latent_id: other, t } }) };
 }

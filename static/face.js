@@ -3,25 +3,31 @@
 import * as api from "./api.js";
 import { bitmap, enlarged } from "./picture.js";
 
-// A source is { file, align } or { seed, temperature }.
-export const latentOf = ({ file, align = "auto", ...draw }, signal, onSent) =>
-  file ? api.encode(file, align, signal, onSent) : api.sample(draw, signal);
-
 export async function crop(move, signal) {
   return createImageBitmap(await api.render(move, { output: "crop", signal }));
+}
+
+// What the service says of a source, { file, align } or { seed, temperature }; and its crop.
+export async function begun({ file, align = "auto", ...draw }, signal, onSent) {
+  const said = await (file ? api.encode(file, align, signal, onSent) : api.sample(draw, signal));
+  try {
+    const plain = await crop(api.moveOf(said.latent_id, {}), signal);
+    signal.throwIfAborted();
+    return { ...said, plain };
+  } catch (problem) {
+    forget(said.latent_id);
+    throw problem;
+  }
 }
 
 export async function faceOf(source, signal, onSent) {
   const { file, seed } = source;
   const local = file && bitmap(file).catch(() => null);
-  const said = await latentOf(source, signal, onSent);
-  const latent = said.latent_id;
-  if (signal.aborted) forget(latent);
-  const still = api.moveOf(latent, {});
-  const plain = await crop(still, signal);
-  // A format that the service can read and this browser cannot comes back from the service.
+  const said = await begun(source, signal, onSent);
+  const { latent_id: latent, plain } = said;
+  // A format that this browser cannot read comes back from the service.
   const shown = file
-    ? (await local) ?? (await bitmap(await api.render(still, { output: "photo", signal })))
+    ? (await local) ?? (await bitmap(await api.render(api.moveOf(latent, {}), { output: "photo", signal })))
     : { image: enlarged(plain), width: plain.width, height: plain.height };
   return {
     source,
@@ -39,7 +45,7 @@ export async function faceOf(source, signal, onSent) {
   };
 }
 
-// Nobody waits for it, and its time ends anyway.
+// Nobody waits for it; its time ends anyway.
 export function forget(latent) {
   void api.forget(latent).catch(() => {});
 }

@@ -8,7 +8,7 @@ import { cropped } from "./cropper.js";
 import { $, closer, copy, element, endingOf, modal, optionsOf, save } from "./dom.js";
 import { examples } from "./examples.js";
 import { explorer } from "./explore.js";
-import { crop, faceOf, forget, latentOf } from "./face.js";
+import { begun, crop, faceOf, forget } from "./face.js";
 import { takeIn } from "./intake.js";
 import { hasKey } from "./key.js";
 import { linkOf, readLink } from "./link.js";
@@ -66,7 +66,7 @@ meetAgain();
 
 // ---- opening a face
 
-// One at a time; `fail` is told of a problem, unless it was called off.
+// One at a time; `fail` hears of a problem, unless it was called off.
 async function bring(source, work, fail) {
   opening?.abort();
   const turn = (opening = new AbortController());
@@ -91,7 +91,7 @@ function settled() {
 function open(source, kept = null) {
   return bring(source, async (signal) => {
     const next = await faceOf(source, signal, uploading);
-    if (signal.aborted) return;
+    if (signal.aborted) return forget(next.latent);
     enter(next, kept ?? sliders.fitted(linked?.strengths ?? {}), Boolean(kept && face));
     linked = null;
     $("linked").hidden = true;
@@ -100,7 +100,7 @@ function open(source, kept = null) {
 
 const moved = () => api.moveOf(face.latent, strengths.all, second);
 
-// Where the hand `goesOn` with the strengths that are set, they can still be undone.
+// Where the hand `goesOn`, the strengths that are set can be undone.
 function enter(next, kept, goesOn) {
   const before = face;
   stop();
@@ -151,7 +151,7 @@ function showTemperature(temperature) {
   $("temperature-value").textContent = temperature.toFixed(2);
 }
 
-// What is on its way for the face that is open.
+// What is on its way for the open face.
 function stop() {
   requests.drop();
   live.drop();
@@ -191,7 +191,7 @@ function follow() {
   if (!face.generated) rest = setTimeout(() => requests.ask((signal) => fetchWhole(move, signal), { yields: true }), REST);
 }
 
-// The crop by a request, where the live connection cannot bring it.
+// By a request, where the live connection cannot bring it.
 function askFor(move) {
   requests.ask(async (signal) => {
     const image = await crop(move, signal);
@@ -241,7 +241,7 @@ function keepAddress() {
   history.replaceState(null, "", bare ? location.pathname + location.search : linkOf(strengths.all, face.source));
 }
 
-// A word where an edit will be unreliable.
+// Where an edit will be unreliable.
 function doubt() {
   const far = face ? sliders.doubtful : [];
   $("doubt").hidden = !far.length;
@@ -286,8 +286,7 @@ function start(said) {
 
 function mixWith(source) {
   return bring(source, async (signal) => {
-    const { latent_id: latent } = await latentOf(source, signal, uploading);
-    const plain = await crop(api.moveOf(latent, {}), signal);
+    const { latent_id: latent, plain } = await begun(source, signal, uploading);
     unmix();
     second = latent;
     const canvas = Object.assign($("second"), { width: plain.width, height: plain.height });

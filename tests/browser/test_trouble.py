@@ -104,6 +104,28 @@ def test_opening_can_be_called_off(hand: Hand, page: Page, photograph: Path) -> 
     hand.open(photograph)
 
 
+@pytest.mark.parametrize("second", [False, True])
+def test_what_is_called_off_is_forgotten(
+    hand: Hand, page: Page, photograph: Path, second: bool
+) -> None:
+    """The service has the face already; its crop is still on the way."""
+    if second:
+        hand.open(photograph)
+        page.get_by_text("Mix with a second face").click()
+    page.route("**/decode", lambda _: None)  # an answer that does not come
+    with page.expect_response("**/encode") as encoded:
+        if second:
+            with page.expect_file_chooser() as dialog:
+                hand.button("Choose a second photograph").click()
+            dialog.value.set_files(photograph)
+        else:
+            hand.choose(photograph)
+    latent = encoded.value.json()["latent_id"]
+    with page.expect_response(f"**/latents/{latent}") as forgotten:
+        hand.button("Cancel").click()
+    assert (forgotten.value.request.method, forgotten.value.status) == ("DELETE", 204)
+
+
 def test_a_photograph_turned_by_its_metadata(
     hand: Hand, page: Page, photograph: Path, tmp_path: Path
 ) -> None:
