@@ -50,11 +50,11 @@ class Status(BaseModel):
 class ModelDescription(BaseModel):
     model_config = _example(
         {
-            "name": "faces64",
-            "resolution": 64,
-            "levels": 4,
-            "parameters": 5_800_000,
-            "bits_per_dim": 3.1,
+            "name": "faces128",
+            "resolution": 128,
+            "levels": 5,
+            "parameters": 2_760_000,
+            "bits_per_dim": 2.43,
             "card": {"licence": "CC BY 4.0"},
             "time_to_live": 3600,
         },
@@ -184,8 +184,8 @@ class LatentDescription(BaseModel):
     model_config = _example(
         {
             "latent_id": LATENT,
-            "model": "faces64",
-            "shapes": [[6, 32, 32], [12, 16, 16], [24, 8, 8], [96, 4, 4]],
+            "model": "faces128",
+            "shapes": [[9, 64, 64], [6, 32, 32], [12, 16, 16], [24, 8, 8], [96, 4, 4]],
             "has_photo": True,
             "expires_in": 3541,
         },

@@ -36,7 +36,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="GLOW_", frozen=True, hide_input_in_errors=True)
 
     bundle: Path = Field(
-        Path(model.__file__).parent / "bundles" / "faces64.safetensors",
+        Path(model.__file__).parent / "bundles" / "faces128.safetensors",
         description="The model to serve.",
     )
     device: str = Field("auto", description="A torch device; auto takes a GPU where there is one.")

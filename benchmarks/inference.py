@@ -48,7 +48,7 @@ from model.flow import Flow
 from model.runtime import Runtime, fastest, keep_freed_memory
 from peers import normflows_glow
 
-SHIPPED = Path(model.__file__).parent / "bundles" / "faces64.safetensors"
+SHIPPED = Path(model.__file__).parent / "bundles" / "faces128.safetensors"
 SIZES = (1, 8, 64)
 
 

@@ -61,7 +61,7 @@ from model.config import FlowConfig
 from model.flow import Flow
 from model.runtime import Runtime, fastest, keep_freed_memory
 
-SHIPPED = Path(model.__file__).parent / "bundles" / "faces64.safetensors"
+SHIPPED = Path(model.__file__).parent / "bundles" / "faces128.safetensors"
 SMALL = FlowConfig(resolution=32, steps=(2, 2, 2), hidden=(16, 16, 16))
 BATCHES = (1, 2, 4, 8, 16, 32)
 CLIENTS = 64

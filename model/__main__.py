@@ -125,7 +125,7 @@ def train(
         bool,
         typer.Option(
             help="Hold faces moved along the directions of --start on their scale: for some "
-            "hundred steps, at a quarter of the rate."
+            "hundred steps at most, at a quarter of the rate."
         ),
     ] = False,
     seed: int = DEFAULTS.seed,

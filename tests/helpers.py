@@ -24,6 +24,7 @@ from model.flow import Flow
 SMALL = FlowConfig(resolution=32, steps=(2, 2, 2), hidden=(16, 16, 16))
 ROOT = Path(__file__).parent.parent
 START_SECONDS = 60
+SIDE = 128  # of a crop of the model that ships, pixels
 
 
 def small_flow(seed: int = 0, config: FlowConfig = SMALL) -> Flow:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, SIDE
 
 README = (ROOT / "README.md").read_text()
 SECTION = README.split("## Use it from a program")[1].split("### Live edits")[0]
@@ -48,11 +48,11 @@ def test_the_python_example(folder: Path, server_url: str) -> None:
     )
     assert pictures(folder) == {
         "edit.webp": (512, 512),
-        "sweep.png": (448, 64),
-        "mix.png": (64, 64),
-        "crop.png": (64, 64),
-        "same.png": (64, 64),
-        "freckles.png": (64, 64),
+        "sweep.png": (7 * SIDE, SIDE),
+        "mix.png": (SIDE, SIDE),
+        "crop.png": (SIDE, SIDE),
+        "same.png": (SIDE, SIDE),
+        "freckles.png": (SIDE, SIDE),
     }
 
 
@@ -62,9 +62,9 @@ def test_the_shell_example(folder: Path, server_url: str) -> None:
     subprocess.run(["bash", "-c", script], cwd=folder, check=True, timeout=300)
     assert pictures(folder) == {
         "smiling.png": (512, 512),
-        "sweep.png": (448, 64),
-        "mix.png": (448, 64),
-        "crop.png": (64, 64),
-        "crop.webp": (64, 64),
-        "freckles.png": (64, 64),
+        "sweep.png": (7 * SIDE, SIDE),
+        "mix.png": (7 * SIDE, SIDE),
+        "crop.png": (SIDE, SIDE),
+        "crop.webp": (SIDE, SIDE),
+        "freckles.png": (SIDE, SIDE),
     }

@@ -15,7 +15,7 @@ from PIL import Image
 
 from app.client import GlowEditor, GlowError
 from tests.app.test_attributes import variants
-from tests.helpers import ROOT, encoded, free_port, pixels_of, serving
+from tests.helpers import ROOT, SIDE, encoded, free_port, pixels_of, serving
 
 KEYS = [f"key-number-{i}-of-16-letters" for i in range(2)]
 
@@ -34,7 +34,7 @@ def photograph(portrait: np.ndarray, tmp_path: Path) -> Path:
 
 
 def test_it_knows_the_model(glow: GlowEditor) -> None:
-    assert glow.model()["resolution"] == 64
+    assert glow.model()["resolution"] == SIDE
     smiling = next(entry for entry in glow.attributes() if entry["name"] == "smiling")
     assert smiling["min"] < 0 < smiling["max"]
 
@@ -83,17 +83,17 @@ def test_a_box_and_bytes(glow: GlowEditor, portrait: np.ndarray) -> None:
 def test_a_latent_there_and_back(glow: GlowEditor, photograph: Path) -> None:
     latent_id = glow.encode(photograph)["latent_id"]
     latent = glow.latent(latent_id)
-    assert (latent.dtype, latent.shape) == (np.float32, (64 * 64 * 3,))
+    assert (latent.dtype, latent.shape) == (np.float32, (3 * SIDE**2,))
     ours, theirs = pixels_of(glow.decode(latent)), pixels_of(glow.decode(latent_id))
     assert np.abs(ours.astype(int) - theirs).max() <= 1  # float32 rounds
 
 
 def test_samples_sweeps_and_mixes_in_every_format(glow: GlowEditor) -> None:
     a, b = (entry["latent_id"] for entry in glow.sample(2, temperature=0.6, seed=3))
-    assert pixels_of(glow.sweep(a, "older", steps=3)).shape == (64, 192, 3)
+    assert pixels_of(glow.sweep(a, "older", steps=3)).shape == (SIDE, 3 * SIDE, 3)
     still = pixels_of(glow.sweep(a, "older", start=0, stop=0, steps=2))
-    assert (still[:, :64] == still[:, 64:]).all()
-    assert pixels_of(glow.mix(a, b, steps=4)).shape == (64, 256, 3)
+    assert (still[:, :SIDE] == still[:, SIDE:]).all()
+    assert pixels_of(glow.mix(a, b, steps=4)).shape == (SIDE, 4 * SIDE, 3)
     assert (pixels_of(glow.mix(a, b, t=1.0)) == pixels_of(glow.decode(b))).all()
     for format in ("png", "webp", "jpeg"):
         picture = Image.open(io.BytesIO(glow.decode(a, format=format)))
