@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from model.config import FlowConfig
@@ -124,12 +124,12 @@ class Bundle:
             "card": self.card,
             "crop_jpeg": self.crop_jpeg,
         }
-        part = path.with_name(path.name + ".part")
-        save_file(
+        content = save(
             {name: tensor.contiguous() for name, tensor in tensors.items()},
-            part,
             metadata={"glow-editor": json.dumps(header)},
         )
+        part = path.with_name(path.name + ".part")
+        part.write_bytes(content)  # safetensors' own files are for their owner alone
         part.replace(path)
 
     @classmethod

@@ -78,6 +78,14 @@ class TestRoundTrip:
             assert orders
             assert all(torch.equal(loaded.state_dict()[k], v) for k, v in orders.items())
 
+    def test_others_may_read_what_they_may_read_of_any_file(
+        self, path: Path, tmp_path: Path
+    ) -> None:
+        """A server often runs as another user than who trained."""
+        plain = tmp_path / "plain"
+        plain.touch()
+        assert path.stat().st_mode == plain.stat().st_mode
+
     def test_half_rounds_to_float16(self, bundle: Bundle, path: Path, tmp_path: Path) -> None:
         halved = tmp_path / "half.safetensors"
         bundle.save(halved, half=True)
