@@ -53,8 +53,8 @@ class ModelDescription(BaseModel):
             "name": "faces128",
             "resolution": 128,
             "levels": 5,
-            "parameters": 2_760_000,
-            "bits_per_dim": 2.43,
+            "parameters": 2_662_838,
+            "bits_per_dim": 2.3954,
             "card": {"licence": "CC BY 4.0"},
             "time_to_live": 3600,
         },
@@ -82,9 +82,9 @@ class Attribute(BaseModel):
             "group": "Expression",
             "kind": "built-in",
             "min": -1.5,
-            "max": 0.75,
-            "std": 0.49,
-            "counts": {"positive": 5545, "negative": 6210},
+            "max": 1.0,
+            "std": 0.22,
+            "counts": {"positive": 5545, "negative": 5521},
         },
     )
 
@@ -155,7 +155,7 @@ class Encoded(BaseModel):
             },
             "others": [],
             "readings": READINGS,
-            "bits_per_dim": 3.58,
+            "bits_per_dim": 3.43,
             "expires_in": 3600,
         },
     )

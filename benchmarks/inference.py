@@ -1,5 +1,6 @@
 """Encode and decode of the shipped flow by its runtime, beside its training graph in eval mode,
-normflows' Glow of the same shape and the floor of the machine, in one run.
+normflows' Glow of the same shape, where it splits by halves, and the floor of the machine, in one
+run.
 
     python benchmarks/inference.py [--bundle PATH] [--validation PATH] [--json]
 

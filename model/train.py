@@ -80,8 +80,9 @@ class Objective(nn.Module):
     beside it (the weight is that of Glow's published code), and where latents are moved by `steps`,
     flat, (B, dimensions): the pictures of those that are not zero are to stay on their scale.
     Maximum likelihood says nothing of decode where no latent of an image is, and there it can
-    grow without bound. What holds it there has encode drive apart what is no face, in the end past
-    what float64 brings back: so for each picture moved one of `noise`, as y, is to stay near too.
+    grow without bound. Holding it there makes encode drive far apart what is no face, in the end
+    past what float64 brings back: so for each picture moved one of `noise`, as y, is held within
+    `FAR`.
     """
 
     CLASS_WEIGHT = 0.01
@@ -132,7 +133,8 @@ class Trainer:
     processes nor an interruption changes what is learned, but for the order of sums.
 
     `labels`, int64 (images,), are the classes of the images, where the flow has classes. With
-    `directions`, (D, dimensions), the flow learns to hold the faces that are moved along them.
+    `directions`, (D, dimensions), the flow learns to hold the faces that are moved along them, and
+    noise.
     """
 
     def __init__(

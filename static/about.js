@@ -3,7 +3,7 @@
 import { $, element } from "./dom.js";
 
 const RAW = 8; // bits of a pixel's colour value, which a model that knows nothing needs
-const UNUSUAL = 1.2; // bits beyond the mean
+const UNUSUAL = 1.2; // bits beyond the mean; sharp faces edit well at 1
 
 export function describeModel(model) {
   $("model-name").textContent = `Model ${model.name}`;

@@ -10,24 +10,21 @@ export async function crop(move, signal) {
 // What the service says of a source, { file, align } or { seed, temperature }; and its crop.
 export async function begun({ file, align = "auto", ...draw }, signal, onSent) {
   const said = await (file ? api.encode(file, align, signal, onSent) : api.sample(draw, signal));
-  try {
-    const plain = await crop(api.moveOf(said.latent_id, {}), signal);
-    signal.throwIfAborted();
-    return { ...said, plain };
-  } catch (problem) {
-    forget(said.latent_id);
-    throw problem;
-  }
+  const latent = said.latent_id;
+  return { ...said, latent, plain: await orForget(latent, crop(api.moveOf(latent, {}), signal)) };
 }
+
+const orForget = (latent, picture) =>
+  picture.catch((problem) => { forget(latent); throw problem; });
 
 export async function faceOf(source, signal, onSent) {
   const { file, seed } = source;
   const local = file && bitmap(file).catch(() => null);
   const said = await begun(source, signal, onSent);
-  const { latent_id: latent, plain } = said;
+  const { latent, plain } = said;
   // A format that this browser cannot read comes back from the service.
   const shown = file
-    ? (await local) ?? (await bitmap(await api.render(api.moveOf(latent, {}), { output: "photo", signal })))
+    ? (await local) ?? (await orForget(latent, api.render(api.moveOf(latent, {}), { output: "photo", signal }).then(bitmap)))
     : { image: enlarged(plain), width: plain.width, height: plain.height };
   return {
     source,

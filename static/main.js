@@ -60,7 +60,7 @@ async function meet() {
 
 let met;
 
-// Its failure is told above; whoever needs what it brings tries anew.
+// Its failure is told above; who needs what it brings tries anew.
 const meetAgain = () => (met = meet()).catch(() => {});
 meetAgain();
 
@@ -116,7 +116,7 @@ function enter(next, kept, goesOn) {
   $("drawn").hidden = !generated;
   if (generated) showTemperature(source.temperature);
   see(generated ? "crop" : "photo");
-  // to the left of the face, so that an edit is seen whole at once
+  // left of the face, so that an edit is seen whole at once
   const beside = (100 * (box.x - box.size * 0.06)) / width;
   Object.assign(places, { photo: Math.min(50, Math.max(BESIDE, beside)), crop: BESIDE });
   compare.place = places[picture.view];
@@ -133,7 +133,7 @@ function enter(next, kept, goesOn) {
   $("frame").animate({ opacity: [0.95, 0.95, 0] }, 4000);
 }
 
-// The crop's outline on the photograph, and of each other face that was found, one to press.
+// The crop's outline on the photograph, and one to press of each other face.
 function outline() {
   const others = face.others.map(({ box, angle }, index) => {
     const button = element("button", { className: "other", ariaLabel: `Edit face ${index + 2}`, title: "Edit this face" });
@@ -191,7 +191,7 @@ function follow() {
   if (!face.generated) rest = setTimeout(() => requests.ask((signal) => fetchWhole(move, signal), { yields: true }), REST);
 }
 
-// By a request, where the live connection cannot bring it.
+// Where the live connection cannot bring it.
 function askFor(move) {
   requests.ask(async (signal) => {
     const image = await crop(move, signal);
@@ -199,7 +199,7 @@ function askFor(move) {
   });
 }
 
-// A crop on the way; of a generated face, the `newest` is all there is to come.
+// A crop on the way; of a generated face, the `newest` is all to come.
 function arrive(image, newest) {
   hush();
   if (!face.generated) return picture.follow(image);
@@ -241,7 +241,7 @@ function keepAddress() {
   history.replaceState(null, "", bare ? location.pathname + location.search : linkOf(strengths.all, face.source));
 }
 
-// Where an edit will be unreliable.
+// Where an edit is unreliable.
 function doubt() {
   const far = face ? sliders.doubtful : [];
   $("doubt").hidden = !far.length;
@@ -252,7 +252,7 @@ function doubt() {
 
 let copied = "";
 
-// The link that is put on the clipboard.
+// For the clipboard.
 function copyLink(put) {
   copied = linkOf(strengths.all, face.source);
   put(copied);
@@ -286,7 +286,8 @@ function start(said) {
 
 function mixWith(source) {
   return bring(source, async (signal) => {
-    const { latent_id: latent, plain } = await begun(source, signal, uploading);
+    const { latent, plain } = await begun(source, signal, uploading);
+    if (signal.aborted) return forget(latent);
     unmix();
     second = latent;
     const canvas = Object.assign($("second"), { width: plain.width, height: plain.height });

@@ -30,7 +30,8 @@ NEEDED = {
 
 
 DEFAULT: Path = Settings.model_fields["bundle"].default
-SHIPPED = {"faces64": (64, 2.88), "faces128": (128, 2.41)}  # pixels, and bits/dim at most
+# pixels, bits/dim at most, and how much more a sharp portrait from outside the data may cost
+SHIPPED = {"faces64": (64, 2.88, 0.5), "faces128": (128, 2.41, 1.2)}
 
 
 @pytest.fixture(scope="module", params=SHIPPED)
@@ -64,7 +65,7 @@ def test_the_default_is_one_of_them_and_there_is_no_other() -> None:
 
 
 def test_it_is_what_its_card_says(bundle: Bundle) -> None:
-    side, most = SHIPPED[bundle.name]
+    side, most, _ = SHIPPED[bundle.name]
     assert bundle.resolution == side
     assert bundle.card["bits_per_dim"] < most
     for source in ("FairFace", "UK Parliament", "CivilServiceUSA"):
@@ -72,11 +73,11 @@ def test_it_is_what_its_card_says(bundle: Bundle) -> None:
 
 
 def test_it_knows_a_face_from_outside_its_data(bundle: Bundle, crop: Tensor) -> None:
-    """Whose crop it would find most unlikely, had it not been made as its images were."""
+    """Whose crop `faces64` would find most unlikely, had it not been made as its images were."""
     with torch.inference_mode():
         noise = torch.Generator().manual_seed(0)
         found = bundle.flow.bits_per_dim(bundle.flow.log_prob(crop, noise)).item()
-    assert found < bundle.card["bits_per_dim"] + 1.2
+    assert found < bundle.card["bits_per_dim"] + SHIPPED[bundle.name][2]
 
 
 def test_it_has_the_attributes_that_people_ask_for(bundle: Bundle) -> None:
@@ -111,7 +112,7 @@ def test_noise_of_black_and_white_comes_back(bundle: Bundle) -> None:
     generator = torch.Generator().manual_seed(0)
     shape = (32, 3, bundle.resolution, bundle.resolution)
     images = black_and_white(shape, bundle.flow.bins, generator)
-    for precision in (network_precision(torch.device("cpu")), torch.float32):
+    for precision in {network_precision(torch.device("cpu")), torch.float32}:
         runtime = Runtime(bundle.flow, precision)
         assert torch.equal(runtime.quantize(runtime.decode(runtime.encode(images))), images)
 

@@ -102,4 +102,5 @@ def test_an_animated_sweep(hand: Hand, page: Page) -> None:
             dialog.get_by_role("button", name="Download").click()
         assert download.value.suggested_filename == f"portrait-older.{kind.lower()}"
         image = Image.open(download.value.path())
-        assert (image.format, image.size, image.n_frames) == (kind.upper(), (512, 512), 22)
+        assert (image.format, image.size) == (kind.upper(), (512, 512))
+        assert 16 < image.n_frames <= 22  # pictures alike, where a step is cut, become one

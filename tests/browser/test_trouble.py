@@ -104,6 +104,21 @@ def test_opening_can_be_called_off(hand: Hand, page: Page, photograph: Path) -> 
     hand.open(photograph)
 
 
+def test_a_photograph_whose_return_is_called_off_is_forgotten(
+    hand: Hand, page: Page, portrait: np.ndarray, tmp_path: Path
+) -> None:
+    """One that the browser cannot read comes back from the service."""
+    path = tmp_path / "portrait.tif"
+    Image.fromarray(portrait).save(path)
+    page.route("**/edit", lambda _: None)
+    with page.expect_request("**/edit"), page.expect_response("**/encode") as encoded:
+        hand.choose(path)
+    latent = encoded.value.json()["latent_id"]
+    with page.expect_response(f"**/latents/{latent}") as forgotten:
+        hand.button("Cancel").click()
+    assert (forgotten.value.request.method, forgotten.value.status) == ("DELETE", 204)
+
+
 @pytest.mark.parametrize("second", [False, True])
 def test_what_is_called_off_is_forgotten(
     hand: Hand, page: Page, photograph: Path, second: bool

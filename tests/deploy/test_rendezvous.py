@@ -35,8 +35,8 @@ def test_two_hosts_learn_what_one_does(tmp_path: Path) -> None:
             torchrun = [sys.executable, "-m", "torch.distributed.run"]
             torchrun += ["--nnodes", "2", "--nproc_per_node", "1", "--rdzv-id", "faces"]
             torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "first:29400"]
-            module, *arguments = train_command(faces, together, 3)
-            torchrun += [module, "--", *arguments]
+            flag, *arguments = train_command(faces, together, 3)
+            torchrun += [flag, "--", *arguments]
             processes.append(
                 subprocess.Popen(
                     [*hosts.on(host), *torchrun],

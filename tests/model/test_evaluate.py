@@ -283,7 +283,8 @@ class TestCommand:
         for text in (output, page):
             assert figure in text
             assert "images not reconstructed exactly" in text
-            assert "pictures of noise not reconstructed exactly" in text
+        assert "pictures of noise not reconstructed exactly: 0 of 32" in output
+        assert "<td>0 of 32</td>" in page
         assert "&lt;toy&gt;" in page
         assert "<toy>" not in page
         assert page.count("<td>left</td>") == 1 + 1 + 2  # directions, cosines, edits
