@@ -42,6 +42,7 @@ import typer
 from torch import Tensor, nn
 
 import model
+from model.attributes import edited
 from model.bundle import Bundle, BundleError
 from model.config import FlowConfig
 from model.data import Images
@@ -163,8 +164,8 @@ def compare(
 
 def fidelity(bundle: Bundle, runtime: Flow | Runtime, images: Tensor) -> dict[str, float]:
     """Images whose 8-bit values differ from those that the flow in float64 gives back, and the mean
-    and the largest mean of an image's absolute difference with a direction at strength 1, in grey
-    levels; image i has direction i, counted round."""
+    and the largest mean of an image's absolute difference with a direction at strength 1, as far as
+    the service takes it, in grey levels; image i has direction i, counted round."""
     flow = bundle.flow
     reference = copy.deepcopy(flow).double()
     vectors = torch.stack([direction.vector.double() for direction in bundle.directions])
@@ -175,17 +176,18 @@ def fidelity(bundle: Bundle, runtime: Flow | Runtime, images: Tensor) -> dict[st
         mine, exact = runtime.encode(batch), reference.encode(batch)
         back = flow.quantize(runtime.decode(mine))
         wrong += int((back != flow.quantize(reference.decode(exact))).flatten(1).any(1).sum())
-        edited = [
-            program.decode(flow.unflatten(flow.flatten(latent) + step)).double().clamp(0, 1)
-            for program, latent in ((runtime, mine), (reference, exact))
-        ]
-        differences.append((edited[0] - edited[1]).abs().mean(dim=(1, 2, 3)) * flow.bins)
-    difference = torch.cat(differences)
+        pictures, share = edited(
+            lambda z: runtime.decode(flow.unflatten(z)), flow.flatten(mine), step
+        )
+        expected = reference.decode(flow.unflatten(flow.flatten(exact) + share[:, None] * step))
+        difference = pictures.double().clamp(0, 1) - expected.clamp(0, 1)
+        differences.append(difference.abs().mean(dim=(1, 2, 3)) * flow.bins)
+    each = torch.cat(differences)
     return {
         "images": len(images),
         "images_wrong": wrong,
-        "edit_difference": round(difference.mean().item(), 4),
-        "edit_difference_worst_image": round(difference.max().item(), 4),
+        "edit_difference": round(each.mean().item(), 4),
+        "edit_difference_worst_image": round(each.max().item(), 4),
     }
 
 
