@@ -13,7 +13,7 @@ from app.crops import cut
 from app.settings import Settings
 from model import attributes
 from model.bundle import Bundle
-from model.data import black_and_white
+from model.evaluate import noise
 from model.runtime import Runtime, fastest, network_precision
 
 NEEDED = {
@@ -109,9 +109,7 @@ def test_it_reconstructs_exactly(bundle: Bundle, crop: Tensor) -> None:
 
 def test_noise_of_black_and_white_comes_back(bundle: Bundle) -> None:
     """No picture is stranger to it."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (32, 3, bundle.resolution, bundle.resolution)
-    images = black_and_white(shape, bundle.flow.bins, generator)
+    images = noise(bundle.flow)
     for precision in {network_precision(torch.device("cpu")), torch.float32}:
         runtime = Runtime(bundle.flow, precision)
         assert torch.equal(runtime.quantize(runtime.decode(runtime.encode(images))), images)
