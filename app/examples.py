@@ -62,7 +62,7 @@ async def direction_of(
     crops = positive + negative
     encoded = await together(engine.encode(crop) for crop in crops)
     latents = torch.from_numpy(np.stack([latent for latent, _ in encoded]))
-    known = [direction.vector.double() for direction in engine.bundle.directions]
+    known = [direction.along for direction in engine.bundle.directions]
     vector, origin = from_few(
         latents[: len(positive)],
         latents[len(positive) :],

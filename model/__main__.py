@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,21 +15,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from model import evaluate as evaluation
-from model import skin
 from model.attributes import (
     Readings,
-    Sums,
     attributes_of,
     confined,
     directions_of,
     held_still,
+    led,
     mean_difference,
     ranged,
     read,
     spanning,
     sum_up,
 )
-from model.bundle import Bundle, BundleError
+from model.bundle import Bundle, BundleError, Direction
 from model.config import PRESETS, FlowConfig
 from model.data import (
     Images,
@@ -45,7 +45,8 @@ from model.flow import Flow
 from model.grow import grown
 from model.probe import judge_images
 from model.probe import train as train_probe
-from model.runtime import Frozen, fastest, keep_freed_memory
+from model.runtime import fastest, keep_freed_memory
+from model.still import MOST, respond, stilled
 from model.train import (
     OPTIMIZERS,
     Log,
@@ -60,7 +61,7 @@ from model.train import (
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 DEFAULTS = TrainConfig()
 BATCH = 16  # images encoded at once: more leave the cache
-SKIN_FACES = 48  # training faces on which directions are made to keep the skin's light
+STILL_FACES = 1024  # training faces on which it is seen what moves with a step
 RANGE_FACES = 64  # validation faces on which the sliders' ends are measured
 PROBE_IMAGES = 20_000  # training images that the probe learns from
 LABELS_HELP = (
@@ -319,10 +320,12 @@ def directions(
     hold: Annotated[
         str, typer.Option(help="Columns to hold still, graded ones too: by regression on them.")
     ] = "",
-    keep_skin: Annotated[
+    still: Annotated[
         str,
         typer.Option(
-            help="Attribute of light, of which each direction gets what keeps the skin's."
+            help="How much more the border of the picture and the light of the cheeks are to count "
+            "than the face, so that they stay still; for some attributes another number: "
+            "16,turned_right=4."
         ),
     ] = "",
     levels: Annotated[
@@ -360,17 +363,19 @@ def directions(
             "the images have no labels: give --labels, or put each in a folder of its class"
         )
     chosen = attributes_of(labels, _list(attributes))
-    if keep_skin and keep_skin not in [attribute.name for attribute in chosen]:
-        raise typer.BadParameter(f"--keep-skin {keep_skin} is none of the attributes")
+    times = _times(still, [attribute.name for attribute in chosen])
     if levels > flow.config.levels:
         raise typer.BadParameter(f"the flow has {flow.config.levels} levels, not {levels}")
+    numbers = sum(math.prod(shape) for shape in flow.config.part_shapes[-levels:])
+    if still and numbers > MOST:
+        raise typer.BadParameter(
+            f"--still is for directions of {MOST} numbers or fewer, not {numbers}: see --levels"
+        )
     batches = tqdm(train.batches(BATCH), "means", unit="batch")
     sums = sum_up(flow, batches, labels, chosen, _list(stratify), _list(hold))
     means = held_still(sums) if hold else mean_difference(sums)
     if levels:
         means = confined(means, flow.config, levels)
-    if keep_skin:
-        means = _with_the_skin_kept(flow, sums, means, keep_skin, train)
     found = directions_of(sums, means, orthogonal)
     readings = read(flow, found, tqdm(held_out.batches(BATCH), "readings", unit="batch"), labels)
     faces = _spread(held_out, RANGE_FACES)
@@ -380,13 +385,15 @@ def directions(
     found = [replace(d, std=std) for d, std in zip(found, deviations, strict=True)]
     if clear:
         found = [spanning(d, *readings.clear(i, clear)) for i, d in enumerate(found)]
+    if still:
+        found = _stilled(bundle.flow, found, times, numbers, _spread(train, STILL_FACES))
     bundle.directions = [ranged(flow, direction, latents) for direction in tqdm(found, "ranges")]
     bundle.card["directions"] = {
         "levels": levels or flow.config.levels,
         "clear": clear,
         "stratified_by": sums.stratify,
         "held": sums.hold,
-        "skin_kept_by": keep_skin,
+        "still": still,
         "orthogonal": orthogonal,
     }
     bundle.save(out or bundle_path, half)
@@ -408,20 +415,40 @@ def _spread(images: Images, count: int) -> Tensor:
     return every[:: max(1, len(every) // count)][:count]
 
 
-def _with_the_skin_kept(
-    flow: Frozen, sums: Sums, means: tuple[Tensor, Tensor], light: str, images: Images
-) -> tuple[Tensor, Tensor]:
-    """The mean latents moved apart or together so that their differences keep the skin's light;
-    that of the light itself stays."""
-    faces = _spread(images, SKIN_FACES)
-    with torch.inference_mode():
-        latents = flow.flatten(flow.encode(faces.to(flow.device)))
-    positive, negative = means
-    vectors = (positive - negative).to(latents.device)
-    at = [attribute.name for attribute in sums.attributes].index(light)
-    change = (skin.kept(flow, vectors, vectors[at], latents) - vectors).cpu()
-    change[at] = 0
-    return positive + change / 2, negative - change / 2
+def _times(still: str, names: list[str]) -> list[float]:
+    """The number of `--still` for each attribute: NUMBER, or NAME=NUMBER for one."""
+    own, every = {}, 0.0
+    for item in _list(still):
+        name, is_own, number = item.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if not 0 <= value < math.inf:
+            raise typer.BadParameter(f"--still {item}: {number} is no number of 0 or more")
+        if is_own and name not in names:
+            raise typer.BadParameter(f"--still {item}: {name} is none of the attributes")
+        if is_own:
+            own[name] = value
+        else:
+            every = value
+    return [own.get(name, every) for name in names]
+
+
+def _stilled(
+    flow: Flow, directions: list[Direction], times: list[float], numbers: int, faces: Tensor
+) -> list[Direction]:
+    """The directions that leave the rest of the picture still, `times` as much as the face."""
+    vectors = torch.stack([direction.vector for direction in directions])
+    response = respond(flow, faces, vectors, numbers)
+    found = []
+    for direction, count in zip(directions, times, strict=True):
+        if count:
+            vector = direction.vector.double()
+            still = stilled(vector[-numbers:], response, count)
+            direction = led(direction, torch.cat([vector[:-numbers], still]))
+        found.append(direction)
+    return found
 
 
 @app.command()

@@ -290,13 +290,12 @@ class Readings:
 @torch.inference_mode()
 def read(flow: Frozen, directions: list[Direction], batches: Batches, labels: Labels) -> Readings:
     """Where each image lies on each attribute's slider."""
-    vectors = torch.stack([d.vector for d in directions]).double()
-    vectors = vectors / vectors.square().sum(1, keepdim=True)
+    readers = torch.stack([direction.reader for direction in directions])
     origins = torch.tensor([d.origin for d in directions], dtype=torch.float64)
     values, sign = [], []
     for names, images in batches:
         latent = flow.flatten(flow.encode(images.to(flow.device))).double().cpu()
-        values.append(latent @ vectors.T - origins)
+        values.append(latent @ readers.T - origins)
         sign.append(labels.signs(names, [d.name for d in directions]))
     return Readings(torch.cat(values), torch.cat(sign))
 
@@ -315,6 +314,24 @@ def spanning(direction: Direction, lacking: float, having: float) -> Direction:
         vector=unit * direction.vector,
         origin=(direction.origin + (lacking + having) / 2) / unit,
         std=direction.std / unit,
+    )
+
+
+def led(direction: Direction, vector: Tensor) -> Direction:
+    """The direction with another vector, read along what it was read along: what read 0 does so
+    still, and the unit of readings is again that of strength.
+
+    Raises ValueError where the vector does not lead up.
+    """
+    longer = (direction.along @ direction.vector.double()) / (direction.along @ vector.double())
+    if not 0 < longer < math.inf:
+        raise ValueError(f"what leaves the rest still leads {direction.name} nowhere")
+    return replace(
+        direction,
+        vector=vector.float(),
+        difference=direction.along.float(),
+        origin=direction.origin * longer.item(),
+        std=direction.std * longer.item(),
     )
 
 

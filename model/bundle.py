@@ -17,7 +17,7 @@ from torch import Tensor
 from model.config import FlowConfig
 from model.flow import Flow
 
-FORMAT = 1
+FORMAT = 2
 MAX_CONDITION = 1e5  # of a 1x1 convolution: beyond it, 8-bit pictures do not come back exactly
 
 
@@ -27,13 +27,19 @@ class BundleError(Exception):
 
 @dataclass(frozen=True)
 class Direction:
-    """A difference of mean latents that means one attribute.
+    """A difference of latents that means one attribute.
 
-    A latent's reading is (z . vector) / |vector|**2 - origin: -0.5 at the mean of the images
-    without the attribute, +0.5 at the mean of those with it (or of those that clearly are so, see
-    `model.attributes.spanning`), so one unit of strength is one unit of reading. `std` is the
-    deviation of the readings of the data. `min` and `max` bound the strength: -1 and 1, or
-    further where most faces hold.
+    `vector` is what one unit of strength adds. Readings are taken along `difference`, that of the
+    mean latents: where the vector was made to leave the rest of a picture still
+    (`model.still.stilled`) it is another, and tells images with and without the attribute apart
+    less well. None is the vector itself.
+
+    A latent's reading is (z . difference) / (vector . difference) - origin, so one unit of strength
+    is one unit of reading. It is 0 midway between the mean of the images without the attribute and
+    that of those with it (or of those that clearly are so, see `model.attributes.spanning`), and
+    where the vector is the difference itself these read -0.5 and 0.5. `std` is the deviation of the
+    readings of the data. `min` and `max` bound the strength: -1 and 1, or further where most faces
+    hold.
     """
 
     name: str
@@ -46,11 +52,21 @@ class Direction:
     std: float
     min: float
     max: float
+    difference: Tensor | None = field(default=None, repr=False)  # (dimensions,), float32
+
+    @property
+    def along(self) -> Tensor:
+        """What readings are taken along, (dimensions,), float64."""
+        return (self.vector if self.difference is None else self.difference).double()
+
+    @property
+    def reader(self) -> Tensor:
+        """Its product with a flat latent is the reading and `origin`, (dimensions,), float64."""
+        return self.along / (self.along @ self.vector.double())
 
     def reading(self, latent: Tensor) -> float:
         """Where a flat latent lies on this attribute's slider."""
-        vector = self.vector.double()
-        return (latent.double() @ vector / vector.square().sum()).item() - self.origin
+        return (latent.double() @ self.reader).item() - self.origin
 
 
 @dataclass
@@ -97,10 +113,9 @@ class Bundle:
     @cached_property
     def _scaled(self) -> NDArray[np.float64]:
         """(directions, dimensions)"""
-        vectors = [d.vector.double() / d.vector.double().square().sum() for d in self.directions]
-        if not vectors:
+        if not self.directions:
             return np.empty((0, self.flow.config.dimensions))
-        return torch.stack(vectors).numpy()
+        return torch.stack([direction.reader for direction in self.directions]).numpy()
 
     def save(self, path: Path, half: bool = False) -> None:
         """Write to `path` in one step, so that a reader never sees half a file; `half` stores
@@ -113,12 +128,15 @@ class Bundle:
         if self.directions:
             vectors = torch.stack([direction.vector for direction in self.directions])
             tensors["directions"] = vectors.to("cpu", dtype)
+            if any(direction.difference is not None for direction in self.directions):
+                differences = torch.stack([direction.along for direction in self.directions])
+                tensors["differences"] = differences.to("cpu", dtype)
         header = {
             "format": FORMAT,
             "name": self.name,
             "config": self.flow.config.to_dict(),
             "directions": [
-                {k: v for k, v in vars(direction).items() if k != "vector"}
+                {k: v for k, v in vars(direction).items() if k not in ("vector", "difference")}
                 for direction in self.directions
             ],
             "card": self.card,
@@ -161,6 +179,7 @@ class Bundle:
             )
         flow = Flow(FlowConfig.from_dict(header["config"]))
         vectors = tensors.pop("directions", torch.empty(0, flow.config.dimensions)).float()
+        differences = tensors.pop("differences", None)
         try:
             flow.load_state_dict(
                 {name.removeprefix("flow."): tensor for name, tensor in tensors.items()}
@@ -177,17 +196,19 @@ class Bundle:
         if crop_jpeg is not None and crop_jpeg not in range(1, 101):
             raise BundleError(f"has crops of JPEG quality {crop_jpeg!r}; 1 to 100 is accepted")
         directions = header["directions"]
-        if vectors.shape != (len(directions), flow.config.dimensions):
-            raise BundleError(
-                f"has {len(directions)} directions of {flow.config.dimensions} numbers, but "
-                f"vectors of shape {tuple(vectors.shape)}"
-            )
+        for what, found in (("vectors", vectors), ("differences", differences)):
+            if found is not None and found.shape != (len(directions), flow.config.dimensions):
+                raise BundleError(
+                    f"has {len(directions)} directions of {flow.config.dimensions} numbers, but "
+                    f"{what} of shape {tuple(found.shape)}"
+                )
+        along = [None] * len(directions) if differences is None else differences.float()
         return cls(
             header["name"],
             flow.eval().requires_grad_(False).to(device),
             [
-                Direction(**values, vector=vector)
-                for values, vector in zip(directions, vectors, strict=True)
+                Direction(**values, vector=vector, difference=difference)
+                for values, vector, difference in zip(directions, vectors, along, strict=True)
             ],
             header["card"],
             crop_jpeg,

@@ -27,6 +27,7 @@ from model.attributes import (
     directions_of,
     edited,
     held_still,
+    led,
     mean_difference,
     orthogonal,
     overshoot,
@@ -121,6 +122,24 @@ def test_confined_means_differ_in_the_last_levels_alone(
     assert torch.equal(negative[:, kept:], before[1][:, kept:])
     torch.testing.assert_close(positive + negative, before[0] + before[1])
     assert all(torch.equal(a, b) for a, b in zip(means, before, strict=True))
+
+
+def test_a_direction_that_leads_elsewhere(flow: Flow, images: Tensor) -> None:
+    batches = in_batches(images, 30)
+    (age,) = plain(flow, batches, [AGE])
+    vector = age.vector + 0.5 * age.vector.norm() / 14 * torch.randn_like(age.vector)
+    turned = led(age, vector)
+    assert turned.difference is not None
+    torch.testing.assert_close(turned.difference, age.vector)
+    before, after = (read(flow, [d], batches, LABELS).values for d in (age, turned))
+    torch.testing.assert_close(after / after[0], before / before[0])
+    spread = led(replace(age, std=before.std().item()), vector).std
+    assert spread == pytest.approx(after.std().item(), rel=1e-4)
+    again = led(turned, age.vector)
+    assert again.origin == pytest.approx(age.origin, rel=1e-5)
+    for nowhere in (-age.vector, torch.zeros_like(vector)):
+        with pytest.raises(ValueError, match="older nowhere"):
+            led(age, nowhere)
 
 
 def test_clear_images_are_those_that_read_clearest() -> None:
@@ -491,7 +510,7 @@ class TestCommand:
                 "clear": 0,
                 "stratified_by": [],
                 "held": [],
-                "skin_kept_by": "",
+                "still": "",
                 "orthogonal": False,
             },
         }
@@ -536,6 +555,34 @@ class TestCommand:
             assert readings.clear(i, 0.2) == pytest.approx((-0.5, 0.5), abs=1e-3)
             assert found.std == pytest.approx(readings.values[:, i].std().item(), rel=1e-3)
 
+    def test_still_directions(self, folder: Path, images: Tensor) -> None:
+        arguments = ["--labels", str(folder / "labels.csv"), "--attributes", "smiling, older"]
+        self.run(folder, *arguments, "--levels", "1", "--out", str(folder / "plain.safetensors"))
+        self.run(folder, *arguments, "--levels", "1", "--still", "8, older=0")
+        bundle = Bundle.load(folder / "toy.safetensors")
+        assert bundle.card["directions"]["still"] == "8, older=0"
+        plain, age = Bundle.load(folder / "plain.safetensors").directions
+        smile, same = bundle.directions
+        assert torch.equal(same.vector, age.vector)
+        assert same.origin == age.origin
+        assert smile.difference is not None
+        assert torch.equal(smile.difference, plain.vector)
+        assert not smile.vector[:-96].any()
+        assert torch.cosine_similarity(smile.vector, plain.vector, dim=0) < 0.999
+        batches = in_batches(images, 30)
+        ours, theirs = (read(bundle.flow, [d], batches, LABELS) for d in (smile, plain))
+        assert ours.auc(0) == theirs.auc(0)
+        assert smile.std == pytest.approx(ours.values.std().item(), rel=1e-3)
+        z = latents(bundle.flow, images)[0]
+        assert smile.reading(z + smile.vector) == pytest.approx(smile.reading(z) + 1)
+
+    def test_too_many_numbers_to_still(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("model.__main__.MOST", 95)
+        arguments = ["--labels", str(folder / "labels.csv"), "--still", "8", "--levels", "1"]
+        result = self.invoke(folder, *arguments)
+        assert result.exit_code == 2
+        assert "fewer, not 96" in result.output
+
     def test_subfolders_are_classes(self, folder: Path) -> None:
         for i, path in enumerate(sorted((folder / "faces").iterdir())):
             path = path.rename(folder / path.name)
@@ -554,7 +601,9 @@ class TestCommand:
             (["--stratify", "hat", "--hold", "older"], "in two ways"),
             (["--labels", "labels.csv", "--levels", "3"], "the flow has 2 levels, not 3"),
             (["--labels", "labels.csv", "--hold", "wings"], "no column of numbers wings"),
-            (["--labels", "labels.csv", "--keep-skin", "wings"], "none of the attributes"),
+            (["--labels", "labels.csv", "--still", "8,wings=1"], "none of the attributes"),
+            (["--labels", "labels.csv", "--still", "much"], "much is no number of 0 or more"),
+            (["--labels", "labels.csv", "--still", "older=-1"], "-1 is no number of 0 or more"),
             (["--labels", "labels.csv", "--attributes", "wings"], "no column of numbers wings"),
             (["--labels", "labels.csv", "--stratify", "wings"], "no column of numbers wings"),
             (["--labels", "text.csv"], "no labels"),

@@ -119,6 +119,21 @@ class TestRoundTrip:
             assert torch.equal(theirs.vector, ours.vector)
             assert {**vars(theirs), "vector": 0} == {**vars(ours), "vector": 0}
 
+    @pytest.mark.parametrize("half", [False, True])
+    def test_what_a_direction_is_read_along_survives(
+        self, bundle: Bundle, path: Path, half: bool
+    ) -> None:
+        smile, age = bundle.directions
+        along = smile.vector + torch.randn_like(smile.vector)
+        bundle.directions = [replace(smile, difference=along), age]
+        bundle.save(path, half)
+        read, plain = Bundle.load(path).directions
+        assert read.difference is not None
+        torch.testing.assert_close(read.difference, along.half().float() if half else along)
+        latent = torch.randn(bundle.flow.config.dimensions)
+        for ours, theirs in zip(bundle.directions, (read, plain), strict=True):
+            assert theirs.reading(latent) == pytest.approx(ours.reading(latent), abs=0.02)
+
     def test_the_jpeg_of_its_crops_survives(self, bundle: Bundle, path: Path) -> None:
         assert Bundle.load(path).crop_jpeg is None
         through_jpeg = replace(bundle, crop_jpeg=93)
@@ -270,6 +285,10 @@ class TestRefusal:
         rewrite(path, lambda _, tensors: tensors.update(directions=torch.zeros(2, 5)))
         self.refused(path, "direction")
 
+    def test_differences_of_another_size(self, path: Path) -> None:
+        rewrite(path, lambda _, tensors: tensors.update(differences=torch.zeros(1, 5)))
+        self.refused(path, r"2 directions of 192 numbers, but differences of shape \(1, 5\)")
+
     def test_a_direction_that_lacks_something(self, path: Path) -> None:
         rewrite(path, lambda header, _: header["directions"][0].pop("origin"))
         self.refused(path, "origin")
@@ -330,6 +349,13 @@ class TestDirection:
         assert math.isclose(direction.reading(with_it), 0.5, abs_tol=1e-6)
         moved = with_it + 0.75 * vector
         assert math.isclose(direction.reading(moved), 1.25, abs_tol=1e-6)
+
+    def test_is_read_along_its_difference(self) -> None:
+        vector, along = torch.tensor([1.0, 2.0, 0.0]), torch.tensor([4.0, 0.0, 3.0])
+        direction = Direction("a", "A", "Group", vector, 1, 1, 0.5, 1.0, -1.0, 1.0, along)
+        latent = torch.tensor([2.0, 7.0, 4.0])
+        assert math.isclose(direction.reading(latent), 20 / 4 - 0.5)
+        assert math.isclose(direction.reading(latent + 0.75 * vector), 20 / 4 + 0.25)
 
 
 BUNDLES = sorted((Path(model.__file__).parent / "bundles").glob("*.safetensors"))

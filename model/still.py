@@ -1,0 +1,99 @@
+"""Directions that move the face and leave the rest of the picture still.
+
+What people who have an attribute share beside it, a difference of means has too: the bright
+background of official portraits, say, comes with age. And the numbers of a latent tell little of a
+direction, since most of them move next to nothing, and some the whole picture. So of all directions
+that is sought which does to the face what the given one does, and as little as it can to the
+border of the crop and to the light of the cheeks.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from model.attributes import bursts
+from model.flow import Flow
+from model.skin import cheeks
+from model.train import has_bfloat16
+
+CELLS = 32  # a side, in which movements of pictures are measured; the outermost are the border
+SKETCHES = 8  # a face and form
+CHEEKS = 1 / 3  # how much the cheeks' light counts beside the border
+BATCH = 16
+MOST = 4096  # numbers that may move: the forms have their square
+
+
+@dataclass(frozen=True)
+class Response:
+    """What small steps of the last n numbers of a flat latent do to pictures: the mean squares of
+    how cells move, in grey levels of 0 to 255, as quadratic forms of the step, (n, n), float64. Of
+    the `face`, which is all within the border, and of the `rest`, the border's cells and the
+    light of the cheeks."""
+
+    face: Tensor
+    rest: Tensor
+
+
+def respond(flow: Flow, faces: Tensor, directions: Tensor, numbers: int) -> Response:
+    """The mean response at faces (uint8), each moved somewhere along one of the directions, flat,
+    (D, dimensions): E[J'J] of decode's Jacobian J, as the mean of gg' over g = J'v with standard
+    normal v (as in Hutchinson 1990). A face that bursts where it is moved to is left out.
+
+    Raises ValueError where all of them burst.
+    """
+    generator = torch.Generator().manual_seed(0)
+    side = min(CELLS, flow.config.resolution)
+    border = torch.ones(side, side, dtype=torch.bool)
+    border[1:-1, 1:-1] = False
+    border = border.to(flow.device)
+    # so that the mean over the border's values has the cheeks' square CHEEKS times
+    of_cheeks = (CHEEKS * 3 * border.sum()).sqrt()
+    forms = torch.zeros(2, numbers, numbers, dtype=torch.float64)
+    count = 0
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(flow.device)
+
+    for batch in tqdm(faces.split(BATCH), "responses", unit="batch"):
+        draw = torch.rand(len(batch), 1, generator=generator) * 2 - 1
+        along = torch.randint(len(directions), (len(batch),), generator=generator)
+        with torch.no_grad():
+            latents = flow.flatten(flow.encode(batch.to(flow.device))).to(flow.prior.mean)
+        moved = latents + (draw * directions[along]).to(latents)
+        head, tail = moved[:, :-numbers], moved[:, -numbers:].requires_grad_()
+        with torch.autocast(flow.device.type, torch.bfloat16, has_bfloat16(flow.device)):
+            pictures = flow.inverse(flow.unflatten(torch.cat([head, tail], dim=1))) + 0.5
+        holds = ~bursts(pictures.detach())
+        cells = 255 * F.adaptive_avg_pool2d(pictures, side)[holds]
+        light = cheeks(pictures)[holds]
+        for _ in range(SKETCHES):
+            draws = normal(*cells.shape)
+            seen = (
+                (draws * ~border * cells).sum(),
+                (draws * border * cells).sum() + of_cheeks * (normal(len(light)) * light).sum(),
+            )
+            for form, movement in zip(forms, seen, strict=True):
+                (gradient,) = torch.autograd.grad(movement, tail, retain_graph=True)
+                gradient = gradient[holds].double().cpu()
+                form += gradient.T @ gradient
+        count += int(holds.sum())
+    if not count:
+        raise ValueError("every face bursts where the directions move it")
+    values = 3 * torch.stack([(~border).sum(), border.sum()]).cpu()
+    face, rest = forms / (SKETCHES * count * values[:, None, None])
+    return Response(face, rest)
+
+
+def stilled(vector: Tensor, response: Response, times: float) -> Tensor:
+    """Of a direction's numbers (n,) those that move the face most nearly as it does while the
+    rest's movement counts so many `times` beside the face's: least squares, with diagonal loading
+    by the face's mean, for what moves next to nothing is not well known. What that takes away in
+    length too is given back: it is the multiple that moves the face most nearly as the direction.
+    """
+    face, vector = response.face, vector.double()
+    loaded = face + face.diagonal().mean() * torch.eye(len(face), dtype=torch.float64)
+    found: Tensor = torch.linalg.solve(loaded + times * response.rest, loaded @ vector)
+    return found * (found @ face @ vector) / (found @ face @ found)

@@ -1,0 +1,108 @@
+"""Directions that leave the rest of a picture still, against Jacobians and least squares."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.config import FlowConfig
+from model.flow import Flow
+from model.skin import cheeks
+from model.still import CHEEKS, Response, respond, stilled
+
+NUMBERS = 96  # of the last part of an 8x8 flow of two levels
+
+
+@pytest.fixture
+def flow() -> Flow:
+    flow = Flow(FlowConfig(resolution=8, steps=(2, 2), hidden=(8, 8))).requires_grad_(False)
+    for parameter in flow.parameters():
+        parameter.add_(0.02 * torch.randn_like(parameter))
+    return flow
+
+
+def edge(side: int) -> Tensor:
+    border = torch.ones(side, side, dtype=torch.bool)
+    border[1:-1, 1:-1] = False
+    return border
+
+
+def test_the_response_is_that_of_decodes_jacobian(flow: Flow) -> None:
+    faces = torch.randint(60, 200, (2, 3, 8, 8), dtype=torch.uint8)
+    found = respond(flow, faces.repeat(400, 1, 1, 1), torch.zeros(1, 192), NUMBERS)
+    border, face, rest = edge(8), 0.0, 0.0
+    for image in faces:
+        latent = flow.flatten(flow.encode(image[None])).float()
+
+        def decode(tail: Tensor, head: Tensor = latent[:, :-NUMBERS]) -> Tensor:
+            return flow.inverse(flow.unflatten(torch.cat([head, tail], dim=1))) + 0.5
+
+        def grey(tail: Tensor) -> tuple[Tensor, Tensor]:
+            picture = decode(tail)
+            return 255 * picture, cheeks(picture)
+
+        tail = latent[:, -NUMBERS:]
+        of_cells, of_cheeks = torch.autograd.functional.jacobian(grey, tail)
+        cells = of_cells.reshape(3, 8, 8, NUMBERS).double()
+        within, outside = (cells[:, here].reshape(-1, NUMBERS) for here in (~border, border))
+        light = of_cheeks.reshape(1, NUMBERS).double()
+        face += within.T @ within / len(within) / len(faces)
+        rest += (outside.T @ outside / len(outside) + CHEEKS * light.T @ light) / len(faces)
+    for form, exact in ((found.face, face), (found.rest, rest)):
+        assert (form - exact).norm() < 0.1 * exact.norm()
+        assert form.trace() == pytest.approx(exact.trace().item(), rel=0.03)
+
+
+def test_faces_are_moved_along_the_directions(flow: Flow) -> None:
+    """One that bursts on the way says nothing."""
+    faces = torch.randint(60, 200, (8, 3, 8, 8), dtype=torch.uint8)
+    near = respond(flow, faces, torch.zeros(1, 192), NUMBERS)
+    moved = respond(flow, faces, 0.05 * torch.randn(3, 192), NUMBERS)
+    assert moved.face.isfinite().all()
+    assert not torch.equal(near.face, moved.face)
+    some = respond(flow, faces, torch.stack([torch.zeros(192), torch.full((192,), 1e6)]), NUMBERS)
+    assert some.face.isfinite().all()
+    with pytest.raises(ValueError, match="every face bursts"):
+        respond(flow, faces, torch.full((1, 192), 1e6), NUMBERS)
+
+
+def test_is_the_nearest_by_least_squares() -> None:
+    face, rest = torch.randn(2, 60, 20, dtype=torch.float64)
+    vector = torch.randn(20, dtype=torch.float64)
+    response = Response(face.T @ face, rest.T @ rest)
+    loading = response.face.diagonal().mean().sqrt() * torch.eye(20, dtype=torch.float64)
+    rows = torch.cat([face, loading, 7**0.5 * rest])
+    aims = torch.cat([face @ vector, loading @ vector, torch.zeros(60, dtype=torch.float64)])
+    nearest = torch.from_numpy(np.linalg.lstsq(rows.numpy(), aims.numpy(), rcond=None)[0])
+    nearest *= (face @ nearest) @ (face @ vector) / (face @ nearest).square().sum()
+    found = stilled(vector, response, 7)
+    torch.testing.assert_close(found, nearest)
+    moved, before = (rest @ v for v in (found, vector))
+    assert moved.norm() < 0.8 * before.norm()
+    torch.testing.assert_close(stilled(vector, response, 0), vector)
+
+
+def test_a_direction_leaves_the_border_and_the_cheeks_still() -> None:
+    """One that brightens a whole picture goes on to do so for what is neither."""
+    flow = Flow(FlowConfig(resolution=32, steps=(1, 1), hidden=(4, 4))).requires_grad_(False)
+    faces = torch.arange(90, 140, 5).to(torch.uint8)[:, None, None, None].expand(10, 3, 32, 32)
+    latents = flow.flatten(flow.encode(faces))
+    brighter = flow.flatten(flow.encode(faces + 40)) - latents
+    vector = brighter.mean(0)
+    response = respond(flow, faces.repeat(80, 1, 1, 1), vector[None].float(), len(vector))
+    found = stilled(vector, response, 16)
+
+    def movement(direction: Tensor) -> tuple[float, float, float]:
+        before, after = (flow.decode(flow.unflatten(z)) for z in (latents, latents + direction))
+        border = edge(32)
+        mouth = F.pad(torch.ones(4, 8, dtype=torch.bool), (12, 12, 22, 6))
+        moved = 255 * (after - before).abs()
+        cheek = (cheeks(after) - cheeks(before)).abs().mean().item()
+        return moved[..., border].mean().item(), cheek, moved[..., mouth].mean().item()
+
+    assert movement(vector) == pytest.approx((40, 40, 40), abs=0.5)
+    border, cheek, mouth = movement(found)
+    assert border < 8
+    assert cheek < 8
+    assert mouth > 30
