@@ -25,7 +25,8 @@ class Custom:
     model: str  # the bundle whose latents it moves
 
     def to_bytes(self) -> bytes:
-        about = {k: v for k, v in vars(self.direction).items() if not isinstance(v, torch.Tensor)}
+        tensors = ("vector", "difference")  # which is the vector
+        about = {k: v for k, v in vars(self.direction).items() if k not in tensors}
         header = json.dumps({"model": self.model, "direction": about}).encode()
         return header + b"\n" + self.vector.astype("<f4").tobytes()
 

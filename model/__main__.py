@@ -46,7 +46,7 @@ from model.grow import grown
 from model.probe import judge_images
 from model.probe import train as train_probe
 from model.runtime import fastest, keep_freed_memory
-from model.still import MOST, respond, stilled
+from model.still import MOST_NUMBERS, respond, stilled
 from model.train import (
     OPTIMIZERS,
     Log,
@@ -347,7 +347,8 @@ def directions(
     """Find attribute directions, judge them on the validation images, and write them down.
 
     A direction is a difference of mean latents; with --clear its length is that between faces that
-    clearly have the attribute and clearly lack it. A graded column counts as had in the upper third
+    clearly have the attribute and clearly lack it, and with --still it is what does the same to the
+    face and little else. A graded column counts as had in the upper third
     of its values, and as not in the lower third.
     """
     if stratify and hold:
@@ -367,9 +368,12 @@ def directions(
     if levels > flow.config.levels:
         raise typer.BadParameter(f"the flow has {flow.config.levels} levels, not {levels}")
     numbers = sum(math.prod(shape) for shape in flow.config.part_shapes[-levels:])
-    if still and numbers > MOST:
+    if any(times) and orthogonal:
+        raise typer.BadParameter("--still turns directions, which are not --orthogonal then")
+    if any(times) and numbers > MOST_NUMBERS:
         raise typer.BadParameter(
-            f"--still is for directions of {MOST} numbers or fewer, not {numbers}: see --levels"
+            f"--still is for directions of {MOST_NUMBERS} numbers or fewer, not {numbers}: "
+            "see --levels"
         )
     batches = tqdm(train.batches(BATCH), "means", unit="batch")
     sums = sum_up(flow, batches, labels, chosen, _list(stratify), _list(hold))
@@ -385,7 +389,7 @@ def directions(
     found = [replace(d, std=std) for d, std in zip(found, deviations, strict=True)]
     if clear:
         found = [spanning(d, *readings.clear(i, clear)) for i, d in enumerate(found)]
-    if still:
+    if any(times):
         found = _stilled(bundle.flow, found, times, numbers, _spread(train, STILL_FACES))
     bundle.directions = [ranged(flow, direction, latents) for direction in tqdm(found, "ranges")]
     bundle.card["directions"] = {
@@ -410,16 +414,18 @@ def directions(
 
 
 def _spread(images: Images, count: int) -> Tensor:
-    """About `count` of the images, from all over their order, which sorts them by source."""
-    _, every = next(images.batches(sys.maxsize))
-    return every[:: max(1, len(every) // count)][:count]
+    """So many of the images, from all over their order, which sorts them by source."""
+    names = images.names()
+    places = torch.linspace(0, len(names) - 1, min(count, len(names))).round().long()
+    _, some = next(images.among({names[place] for place in places}).batches(sys.maxsize))
+    return some
 
 
 def _times(still: str, names: list[str]) -> list[float]:
     """The number of `--still` for each attribute: NUMBER, or NAME=NUMBER for one."""
     own, every = {}, 0.0
     for item in _list(still):
-        name, is_own, number = item.rpartition("=")
+        name, is_own, number = map(str.strip, item.rpartition("="))
         try:
             value = float(number)
         except ValueError:
@@ -438,14 +444,15 @@ def _times(still: str, names: list[str]) -> list[float]:
 def _stilled(
     flow: Flow, directions: list[Direction], times: list[float], numbers: int, faces: Tensor
 ) -> list[Direction]:
-    """The directions that leave the rest of the picture still, `times` as much as the face."""
+    """The directions with vectors that leave the rest of the picture still, which counts so many
+    `times` as much as the face for each. Readings stay along what they were taken along."""
     vectors = torch.stack([direction.vector for direction in directions])
     response = respond(flow, faces, vectors, numbers)
     found = []
-    for direction, count in zip(directions, times, strict=True):
-        if count:
+    for direction, weight in zip(directions, times, strict=True):
+        if weight:
             vector = direction.vector.double()
-            still = stilled(vector[-numbers:], response, count)
+            still = stilled(vector[-numbers:], response, weight)
             direction = led(direction, torch.cat([vector[:-numbers], still]))
         found.append(direction)
     return found

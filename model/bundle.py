@@ -62,7 +62,8 @@ class Direction:
     @property
     def reader(self) -> Tensor:
         """Its product with a flat latent is the reading and `origin`, (dimensions,), float64."""
-        return self.along / (self.along @ self.vector.double())
+        along = self.along
+        return along / (along @ self.vector.double())
 
     def reading(self, latent: Tensor) -> float:
         """Where a flat latent lies on this attribute's slider."""
@@ -104,14 +105,14 @@ class Bundle:
 
     def readings(self, latent: NDArray[np.float64]) -> dict[str, float]:
         """`Direction.reading` of each direction, in one product."""
-        values = self._scaled @ latent
+        values = self._readers @ latent
         return {
             d.name: round(float(value) - d.origin, 3)
             for d, value in zip(self.directions, values, strict=True)
         }
 
     @cached_property
-    def _scaled(self) -> NDArray[np.float64]:
+    def _readers(self) -> NDArray[np.float64]:
         """(directions, dimensions)"""
         if not self.directions:
             return np.empty((0, self.flow.config.dimensions))
@@ -125,14 +126,15 @@ class Bundle:
             f"flow.{name}": tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None)
             for name, tensor in self.flow.state_dict().items()
         }
+        differing = any(direction.difference is not None for direction in self.directions)
         if self.directions:
             vectors = torch.stack([direction.vector for direction in self.directions])
             tensors["directions"] = vectors.to("cpu", dtype)
-            if any(direction.difference is not None for direction in self.directions):
+            if differing:
                 differences = torch.stack([direction.along for direction in self.directions])
                 tensors["differences"] = differences.to("cpu", dtype)
         header = {
-            "format": FORMAT,
+            "format": FORMAT if differing else 1,  # without differences older versions read it
             "name": self.name,
             "config": self.flow.config.to_dict(),
             "directions": [

@@ -21,9 +21,9 @@ from model.train import has_bfloat16
 
 CELLS = 32  # a side, in which movements of pictures are measured; the outermost are the border
 SKETCHES = 8  # a face and form
-CHEEKS = 1 / 3  # how much the cheeks' light counts beside the border
+CHEEKS_WEIGHT = 1 / 3  # how much the cheeks' light counts beside the border
 BATCH = 16
-MOST = 4096  # numbers that may move: the forms have their square
+MOST_NUMBERS = 4096  # numbers that may move: the forms have their square
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ def respond(flow: Flow, faces: Tensor, directions: Tensor, numbers: int) -> Resp
     border = torch.ones(side, side, dtype=torch.bool)
     border[1:-1, 1:-1] = False
     border = border.to(flow.device)
-    # so that the mean over the border's values has the cheeks' square CHEEKS times
-    of_cheeks = (CHEEKS * 3 * border.sum()).sqrt()
+    # so that the mean over the border's values has the cheeks' square CHEEKS_WEIGHT times
+    of_cheeks = (CHEEKS_WEIGHT * 3 * border.sum()).sqrt()
     forms = torch.zeros(2, numbers, numbers, dtype=torch.float64)
     count = 0
 

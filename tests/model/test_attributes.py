@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
-from model.__main__ import app
+from model.__main__ import _spread, app
 from model.attributes import (
     ATTRIBUTES,
     BURST,
@@ -38,7 +38,7 @@ from model.attributes import (
 )
 from model.bundle import Bundle, Direction
 from model.config import FlowConfig
-from model.data import Labels, grid
+from model.data import Images, Labels, grid
 from model.flow import Flow
 
 SMILE, AGE, HAT = (Attribute(name, name, "Look") for name in ("smiling", "older", "hat"))
@@ -494,6 +494,13 @@ class TestCommand:
         assert result.exit_code == 0, result.output
         return result.output
 
+    def test_some_images_are_from_all_over_their_order(self, folder: Path) -> None:
+        images = Images.find(folder / "faces", 8, "train", folder / "faces")
+        _, every = next(images.batches(100))
+        places = [0, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18, 20, 21, 23, 24, 26, 27, 29]
+        assert torch.equal(_spread(images, 20), every[places])
+        assert torch.equal(_spread(images, 100), every)
+
     def test_writes_directions_into_the_bundle(self, folder: Path, images: Tensor) -> None:
         labels = str(folder / "labels.csv")
         output = self.run(folder, "--labels", labels, "--attributes", "older", "--half")
@@ -577,7 +584,7 @@ class TestCommand:
         assert smile.reading(z + smile.vector) == pytest.approx(smile.reading(z) + 1)
 
     def test_too_many_numbers_to_still(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("model.__main__.MOST", 95)
+        monkeypatch.setattr("model.__main__.MOST_NUMBERS", 95)
         arguments = ["--labels", str(folder / "labels.csv"), "--still", "8", "--levels", "1"]
         result = self.invoke(folder, *arguments)
         assert result.exit_code == 2
@@ -602,6 +609,7 @@ class TestCommand:
             (["--labels", "labels.csv", "--levels", "3"], "the flow has 2 levels, not 3"),
             (["--labels", "labels.csv", "--hold", "wings"], "no column of numbers wings"),
             (["--labels", "labels.csv", "--still", "8,wings=1"], "none of the attributes"),
+            (["--labels", "labels.csv", "--still", "8", "--orthogonal"], "not --orthogonal then"),
             (["--labels", "labels.csv", "--still", "much"], "much is no number of 0 or more"),
             (["--labels", "labels.csv", "--still", "older=-1"], "-1 is no number of 0 or more"),
             (["--labels", "labels.csv", "--attributes", "wings"], "no column of numbers wings"),

@@ -134,6 +134,10 @@ class TestRoundTrip:
         for ours, theirs in zip(bundle.directions, (read, plain), strict=True):
             assert theirs.reading(latent) == pytest.approx(ours.reading(latent), abs=0.02)
 
+    def test_a_bundle_without_differences_is_one_for_older_versions(self, path: Path) -> None:
+        with safe_open(path, framework="pt") as file:
+            assert json.loads(file.metadata()["glow-editor"])["format"] == 1
+
     def test_the_jpeg_of_its_crops_survives(self, bundle: Bundle, path: Path) -> None:
         assert Bundle.load(path).crop_jpeg is None
         through_jpeg = replace(bundle, crop_jpeg=93)
