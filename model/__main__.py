@@ -323,7 +323,7 @@ def directions(
     still: Annotated[
         str,
         typer.Option(
-            help="How much more the border of the picture and the light of the cheeks are to count "
+            help="How much more the border of the picture and the light of the skin are to count "
             "than the face, so that they stay still; for some attributes another number: "
             "16,turned_right=4."
         ),

@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
-CHEEKS = ((0.27, 0.55), (0.73, 0.55))  # middles of squares a tenth of the crop's side
+# middles of squares a tenth of the crop's side
+CHEEKS = ((0.27, 0.55), (0.73, 0.55))
+FOREHEAD = ((0.5, 0.18),)
 
 
 def luminance(pictures: Tensor) -> Tensor:
@@ -14,11 +16,20 @@ def luminance(pictures: Tensor) -> Tensor:
 
 def cheeks(pictures: Tensor) -> Tensor:
     """Mean luminance of the cheeks, grey levels, (B,)."""
+    return _light(pictures, CHEEKS)
+
+
+def forehead(pictures: Tensor) -> Tensor:
+    """Mean luminance of the forehead, grey levels, (B,)."""
+    return _light(pictures, FOREHEAD)
+
+
+def _light(pictures: Tensor, places: tuple[tuple[float, float], ...]) -> Tensor:
     side = pictures.shape[-1]
     half = max(1, round(side * 0.05))
     grey = luminance(pictures)
     squares = []
-    for x, y in CHEEKS:
+    for x, y in places:
         column, row = round(x * side), round(y * side)
         squares.append(grey[:, row - half : row + half, column - half : column + half])
     return torch.stack(squares).mean(dim=(0, 2, 3))

@@ -4,7 +4,7 @@ What people who have an attribute share beside it, a difference of means has too
 background of official portraits, say, comes with age. And the numbers of a latent tell little of a
 direction, since most of them move next to nothing, and some the whole picture. So of all directions
 that is sought which does to the face what the given one does, and as little as it can to the
-border of the crop and to the light of the cheeks.
+border of the crop and to the light of the skin.
 """
 
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from tqdm import tqdm
 
 from model.attributes import bursts
 from model.flow import Flow
-from model.skin import cheeks
+from model.skin import cheeks, forehead
 from model.train import has_bfloat16
 
 CELLS = 32  # a side, in which movements of pictures are measured; the outermost are the border
 SKETCHES = 8  # a face and form
-CHEEKS_WEIGHT = 1 / 3  # how much the cheeks' light counts beside the border
+SKIN_WEIGHT = 1 / 3  # how much the light of cheeks or forehead counts beside the border
 BATCH = 16
 MOST_NUMBERS = 4096  # numbers that may move: the forms have their square
 
@@ -31,7 +31,7 @@ class Response:
     """What small steps of the last n numbers of a flat latent do to pictures: the mean squares of
     how cells move, in grey levels of 0 to 255, as quadratic forms of the step, (n, n), float64. Of
     the `face`, which is all within the border, and of the `rest`, the border's cells and the
-    light of the cheeks."""
+    light of cheeks and forehead."""
 
     face: Tensor
     rest: Tensor
@@ -49,8 +49,8 @@ def respond(flow: Flow, faces: Tensor, directions: Tensor, numbers: int) -> Resp
     border = torch.ones(side, side, dtype=torch.bool)
     border[1:-1, 1:-1] = False
     border = border.to(flow.device)
-    # so that the mean over the border's values has the cheeks' square CHEEKS_WEIGHT times
-    of_cheeks = (CHEEKS_WEIGHT * 3 * border.sum()).sqrt()
+    # so that the mean over the border's values has the squares of skin's light SKIN_WEIGHT times
+    of_skin = (SKIN_WEIGHT * 3 * border.sum()).sqrt()
     forms = torch.zeros(2, numbers, numbers, dtype=torch.float64)
     count = 0
 
@@ -68,12 +68,12 @@ def respond(flow: Flow, faces: Tensor, directions: Tensor, numbers: int) -> Resp
             pictures = flow.inverse(flow.unflatten(torch.cat([head, tail], dim=1))) + 0.5
         holds = ~bursts(pictures.detach())
         cells = 255 * F.adaptive_avg_pool2d(pictures, side)[holds]
-        light = cheeks(pictures)[holds]
+        light = torch.stack([cheeks(pictures), forehead(pictures)])[:, holds]
         for _ in range(SKETCHES):
             draws = normal(*cells.shape)
             seen = (
                 (draws * ~border * cells).sum(),
-                (draws * border * cells).sum() + of_cheeks * (normal(len(light)) * light).sum(),
+                (draws * border * cells).sum() + of_skin * (normal(*light.shape) * light).sum(),
             )
             for form, movement in zip(forms, seen, strict=True):
                 (gradient,) = torch.autograd.grad(movement, tail, retain_graph=True)

@@ -1,9 +1,9 @@
-"""The cheeks' light."""
+"""The skin's light."""
 
 import pytest
 import torch
 
-from model.skin import cheeks, luminance
+from model.skin import cheeks, forehead, luminance
 
 
 def test_luminance_is_the_eyes() -> None:
@@ -13,10 +13,11 @@ def test_luminance_is_the_eyes() -> None:
     assert luminance(torch.full((1, 3, 1, 1), 7.0)).item() == pytest.approx(255)
 
 
-def test_cheeks_see_the_cheeks_alone() -> None:
+def test_each_sees_its_own_skin_alone() -> None:
     pictures = torch.zeros(3, 3, 64, 64)
     pictures[1, :, 32:38, 15:19] = 1  # the left one
-    pictures[2, :, :30] = 1  # brow and eyes
+    pictures[2, :, :30] = 1  # forehead, brows and eyes
     dark, left, brow = cheeks(pictures).tolist()
     assert dark == brow == 0
     assert left > 60
+    assert forehead(pictures).tolist() == pytest.approx([0, 0, 255])

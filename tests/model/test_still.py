@@ -8,8 +8,8 @@ from torch import Tensor
 
 from model.config import FlowConfig
 from model.flow import Flow
-from model.skin import cheeks
-from model.still import CHEEKS_WEIGHT, Response, respond, stilled
+from model.skin import cheeks, forehead
+from model.still import SKIN_WEIGHT, Response, respond, stilled
 
 NUMBERS = 96  # of the last part of an 8x8 flow of two levels
 
@@ -40,15 +40,15 @@ def test_the_response_is_that_of_decodes_jacobian(flow: Flow) -> None:
 
         def grey(tail: Tensor) -> tuple[Tensor, Tensor]:
             picture = decode(tail)
-            return 255 * picture, cheeks(picture)
+            return 255 * picture, torch.stack([cheeks(picture), forehead(picture)])
 
         tail = latent[:, -NUMBERS:]
-        of_cells, of_cheeks = torch.autograd.functional.jacobian(grey, tail)
+        of_cells, of_skin = torch.autograd.functional.jacobian(grey, tail)
         cells = of_cells.reshape(3, 8, 8, NUMBERS).double()
         within, outside = (cells[:, here].reshape(-1, NUMBERS) for here in (~border, border))
-        light = of_cheeks.reshape(1, NUMBERS).double()
+        light = of_skin.reshape(2, NUMBERS).double()
         face += within.T @ within / len(within) / len(faces)
-        rest += (outside.T @ outside / len(outside) + CHEEKS_WEIGHT * light.T @ light) / len(faces)
+        rest += (outside.T @ outside / len(outside) + SKIN_WEIGHT * light.T @ light) / len(faces)
     for form, exact in ((found.face, face), (found.rest, rest)):
         assert (form - exact).norm() < 0.1 * exact.norm()
         assert form.trace() == pytest.approx(exact.trace().item(), rel=0.03)
@@ -92,7 +92,7 @@ def test_is_the_nearest_by_least_squares() -> None:
     torch.testing.assert_close(stilled(vector, response, 0), vector)
 
 
-def test_a_direction_leaves_the_border_and_the_cheeks_still() -> None:
+def test_a_direction_leaves_the_border_and_the_skin_still() -> None:
     """One that brightens a whole picture goes on to do so for what is neither."""
     flow = Flow(FlowConfig(resolution=16, steps=(1, 1), hidden=(4, 4))).requires_grad_(False)
     faces = torch.arange(90, 140, 5).to(torch.uint8)[:, None, None, None].expand(10, 3, 16, 16)
