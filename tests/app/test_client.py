@@ -85,7 +85,9 @@ def test_a_latent_there_and_back(glow: GlowEditor, photograph: Path) -> None:
     latent = glow.latent(latent_id)
     assert (latent.dtype, latent.shape) == (np.float32, (3 * SIDE**2,))
     ours, theirs = pixels_of(glow.decode(latent)), pixels_of(glow.decode(latent_id))
-    assert np.abs(ours.astype(int) - theirs).max() <= 1  # float32 rounds
+    apart = np.abs(ours.astype(int) - theirs)  # float32 rounds, and bfloat16 networks take it on
+    assert apart.max() <= 4
+    assert (apart > 1).mean() < 0.001
 
 
 def test_samples_sweeps_and_mixes_in_every_format(glow: GlowEditor) -> None:
