@@ -312,7 +312,9 @@ def test_a_bundle_of_a_newer_format_is_named_at_start(
 ) -> None:
     newer = tmp_path / "newer.safetensors"
     monkeypatch.setattr("model.bundle.FORMAT", 99)
-    Bundle.load(bundle_path).save(newer)
+    bundle = Bundle.load(bundle_path)
+    bundle.directions = [replace(d, difference=d.vector) for d in bundle.directions]
+    bundle.save(newer)
     line = refused_start(newer, tmp_path)
     assert str(newer) in line
     assert "bundle format 99" in line
