@@ -348,8 +348,8 @@ def directions(
 
     A direction is a difference of mean latents; with --clear its length is that between faces that
     clearly have the attribute and clearly lack it, and with --still it is what does the same to the
-    face and little else. A graded column counts as had in the upper third
-    of its values, and as not in the lower third.
+    face and little else. A graded column counts as had in the upper third of its values, and as not
+    in the lower third.
     """
     if stratify and hold:
         raise typer.BadParameter("--stratify and --hold hold attributes still in two ways")
