@@ -145,7 +145,7 @@ def train(
         steps=steps,
         batch=batch,
         learning_rate=learning_rate,
-        optimizer=cast(Literal["adam", "adamax"], optimizer),
+        optimizer=cast(Literal["adam", "adamax", "soap"], optimizer),
         accumulate=accumulate,
         reversible=reversible,
         jitter=jitter,

@@ -6,12 +6,14 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from pytorch_optimizer import SOAP
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
@@ -28,7 +30,12 @@ MOVED = 8  # of so many images the latent of one is moved, where there are direc
 TAMING = (0.25, 1.5)  # strengths by which
 FAR = 100.0  # deviations: a number of a latent may be so far out for a picture of noise
 
-OPTIMIZERS = {"adam": torch.optim.Adam, "adamax": torch.optim.Adamax}
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": partial(torch.optim.Adam, fused=True),
+    "adamax": torch.optim.Adamax,
+    # Adam in the eigenbasis of Shampoo (Vyas et al. 2024), for sides of a weight up to so many
+    "soap": partial(SOAP, betas=(0.9, 0.95), weight_decay=0.0, max_precondition_dim=256),
+}
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ class TrainConfig:
     cool_down: float = 0.5
     clip: float = 1.0
     ema: float = 0.998
-    optimizer: Literal["adam", "adamax"] = "adam"
+    optimizer: Literal["adam", "adamax", "soap"] = "adam"
     accumulate: int = 1
     reversible: bool = False
     jitter: bool = False
@@ -163,14 +170,9 @@ class Trainer:
         self.device = flow.device
         self.images = images.to(self.device)
         self.average = AveragedModel(flow, multi_avg_fn=_averaging(config.ema))
-        # as one fused kernel where the optimizer has it
-        fused = {"fused": True} if config.optimizer == "adam" else {}
-        optimizer = OPTIMIZERS[config.optimizer]
         path, weights = on_the_path(flow)
-        self.optimizer = optimizer(
-            [{"params": weights}, {"params": path}],
-            config.learning_rate,
-            **fused,
+        self.optimizer = OPTIMIZERS[config.optimizer](
+            [{"params": weights}, {"params": path}], config.learning_rate
         )
         self.step = 0
         self.skipped = 0

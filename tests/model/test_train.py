@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
+import pytorch_optimizer
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+from torch.optim import Optimizer
 from typer.testing import CliRunner
 
 import model.train
@@ -573,13 +575,28 @@ class TestProcesses:
 
 
 class TestChoices:
-    def test_adamax_learns(self, pictures: Tensor) -> None:
-        trainer = new_trainer(pictures, replace(SHORT, optimizer="adamax", steps=12))
+    @pytest.mark.parametrize(
+        ("name", "kind"), [("adamax", torch.optim.Adamax), ("soap", pytorch_optimizer.SOAP)]
+    )
+    def test_other_optimizers_learn(
+        self, pictures: Tensor, name: Literal["adamax", "soap"], kind: type[Optimizer]
+    ) -> None:
+        trainer = new_trainer(pictures, replace(SHORT, optimizer=name, steps=12))
         first = trainer.train_step()["bits_per_dim"]
         for _ in range(11):
             last = trainer.train_step()["bits_per_dim"]
-        assert isinstance(trainer.optimizer, torch.optim.Adamax)
+        assert isinstance(trainer.optimizer, kind)
         assert last < first
+
+    def test_soap_is_resumed_exactly(self, pictures: Tensor, tmp_path: Path) -> None:
+        config = replace(SHORT, optimizer="soap", steps=24)
+        whole = new_trainer(pictures, config)
+        losses(whole, 13)  # its eigenbases turn every ten
+        whole.save(tmp_path / "state.ckpt")
+        expected = losses(whole, 11)
+        resumed = new_trainer(pictures, config, weights=1)
+        resumed.load_state_dict(torch.load(tmp_path / "state.ckpt", weights_only=True))
+        assert losses(resumed, 11) == expected
 
     @pytest.mark.parametrize("accumulate", [2, 4])
     def test_parts_of_a_batch_add_up_to_it(self, pictures: Tensor, accumulate: int) -> None:
