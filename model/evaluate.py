@@ -21,6 +21,7 @@ from model.skin import cheeks
 
 BATCH = 32
 TEMPERATURES = (0.5, 0.7, 0.9, 1.0)
+LEAN = 0.8  # share of the flow's slope: all of it is too much, for log p bends down within a bin
 STRANGE = 32  # pictures of noise
 BORDER = 1 / 32  # of the crop's side
 GROUPS = ("older", "child", "masculine")  # columns whose two sides are compared

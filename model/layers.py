@@ -486,3 +486,13 @@ def standard_logistic_log_prob(z: Tensor) -> Tensor:
     (B,) (Dinh et al. 2014, 3.4)."""
     flat = z.flatten(1)
     return -(F.softplus(flat) + F.softplus(-flat)).sum(1)
+
+
+def exponential_noise(uniform: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+    """Noise in [0, 1] whose log density rises by `slope`, made of uniform noise, and its log
+    density in nats, number by number. Slopes beyond 30 count as 30."""
+    slope = slope.clamp(-30, 30)
+    slope = torch.where(slope.abs() < 1e-3, 1e-3, slope)  # as good as uniform, and no 0 / 0
+    mass = slope.expm1()
+    noise = torch.log1p(uniform * mass) / slope
+    return noise, slope * noise - (mass / slope).log()

@@ -465,16 +465,21 @@ def has_bfloat16(device: torch.device) -> bool:
 
 @torch.no_grad()
 def bits_per_dim(
-    flow: Flow, images: Tensor, labels: Tensor | None = None, batch: int = 16, seed: int = 0
+    flow: Flow,
+    images: Tensor,
+    labels: Tensor | None = None,
+    batch: int = 16,
+    seed: int = 0,
+    lean: float = 0,
 ) -> Tensor:
     """Bits/dim of each image (uint8), (N,), of its class if given, on the CPU; the noise is the
-    seed's."""
+    seed's, and leans as in `Flow.log_prob`."""
     generator = torch.Generator().manual_seed(seed)
     device = flow.device
     bits = []
     for places in torch.arange(len(images)).split(batch):
         classes = None if labels is None else labels[places].to(device)
-        log_prob = flow.log_prob(images[places].to(device), generator, classes)
+        log_prob = flow.log_prob(images[places].to(device), generator, classes, lean)
         bits.append(flow.bits_per_dim(log_prob).cpu())
     return torch.cat(bits)
 

@@ -221,6 +221,26 @@ class TestDensity:
         assert estimates.mean().item() == pytest.approx(bound, abs=4 * error)
         assert estimates.mean().item() + 4 * error < log_probability
 
+    @pytest.mark.parametrize("lean", [0.5, 1.0])
+    def test_noise_that_leans_bounds_it_more_tightly(
+        self, perturb: Callable[..., Flow], lean: float
+    ) -> None:
+        flow = tiny(perturb, scale=0.4)
+        image = torch.tensor([[[[1, 0], [0, 1]]]], dtype=torch.uint8)
+        middles = (torch.arange(24, dtype=torch.float64) + 0.5) / 24
+        noise = torch.cartesian_prod(*[middles] * 4).view(-1, 1, 2, 2)
+        probability = flow.log_density(flow.dequantize(image, noise)).exp().mean().item()
+
+        many = image.expand(40_000, 1, 2, 2)
+        plain, leaning = (
+            flow.log_prob(many, torch.Generator().manual_seed(0), lean=share) for share in (0, lean)
+        )
+        weights = leaning.exp()  # p / q under q: their mean is P(x) whatever q is
+        error = weights.std().item() / math.sqrt(len(many))
+        assert weights.mean().item() == pytest.approx(probability, abs=4 * error)
+        assert plain.mean() < leaning.mean() < math.log(probability)
+        assert leaning.std() < plain.std()
+
     def test_probabilities_of_all_images_sum_to_the_mass_within_range(
         self, perturb: Callable[..., Flow]
     ) -> None:

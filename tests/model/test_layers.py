@@ -23,6 +23,7 @@ from model.layers import (
     Split,
     Squeeze,
     bounded,
+    exponential_noise,
     standard_logistic_log_prob,
     standard_normal_log_prob,
 )
@@ -518,3 +519,16 @@ def test_the_condition_of_a_1x1_is_that_of_its_matrix() -> None:
         layer.log_scale[2] += 3
     singular_values = torch.linalg.svdvals(layer.weight().double())
     assert layer.condition() == pytest.approx((singular_values[0] / singular_values[-1]).item())
+
+
+@pytest.mark.parametrize("slope", [-40.0, -3.0, 0.0, 0.2, 8.0])
+def test_exponential_noise_has_the_density_it_says(slope: float) -> None:
+    uniform = torch.linspace(0, 1, 100_001, dtype=torch.float64)
+    noise, log_density = exponential_noise(uniform, torch.full_like(uniform, slope))
+    assert noise[0] == 0
+    assert noise[-1].item() == pytest.approx(1, abs=1e-3)
+    middle = log_density.exp()[1:-1]
+    found = (uniform[2:] - uniform[:-2]) / (noise[2:] - noise[:-2])  # du/dx of its inverse
+    torch.testing.assert_close(middle[10:-10], found[10:-10], rtol=0.01, atol=1e-4)
+    rises = (log_density[-1] - log_density[0]).item()
+    assert rises == pytest.approx(max(-30.0, min(30.0, slope)), abs=2e-3)
