@@ -39,6 +39,7 @@ from model.data import (
     classes_of,
     find_labels,
     read_labels,
+    spread,
     write_pack,
 )
 from model.flow import Flow
@@ -46,7 +47,7 @@ from model.grow import grown
 from model.probe import judge_images
 from model.probe import train as train_probe
 from model.runtime import fastest, keep_freed_memory
-from model.still import MOST_NUMBERS, respond, stilled
+from model.still import MOST_NUMBERS, balanced, light_moved, respond, stilled
 from model.train import (
     OPTIMIZERS,
     Log,
@@ -61,7 +62,8 @@ from model.train import (
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 DEFAULTS = TrainConfig()
 BATCH = 16  # images encoded at once: more leave the cache
-STILL_FACES = 1024  # training faces on which it is seen what moves with a step
+STILL_FACES = 2048  # training faces on which it is seen what moves with a step
+LIGHT_FACES = 64  # of them with an attribute, and without, whose skin's light is to stay
 RANGE_FACES = 64  # validation faces on which the sliders' ends are measured
 PROBE_IMAGES = 20_000  # training images that the probe learns from
 LABELS_HELP = (
@@ -382,7 +384,7 @@ def directions(
         means = confined(means, flow.config, levels)
     found = directions_of(sums, means, orthogonal)
     readings = read(flow, found, tqdm(held_out.batches(BATCH), "readings", unit="batch"), labels)
-    faces = _spread(held_out, RANGE_FACES)
+    _, faces = _spread(held_out, RANGE_FACES)
     with torch.inference_mode():
         latents = flow.flatten(flow.encode(faces.to(flow.device)))
     deviations = readings.values.std(dim=0).tolist()
@@ -390,7 +392,9 @@ def directions(
     if clear:
         found = [spanning(d, *readings.clear(i, clear)) for i, d in enumerate(found)]
     if any(times):
-        found = _stilled(bundle.flow, found, times, numbers, _spread(train, STILL_FACES))
+        seen_names, seen = _spread(train, STILL_FACES)
+        signs = labels.signs(seen_names, [direction.name for direction in found])
+        found = _stilled(bundle, found, times, numbers, seen, signs)
     bundle.directions = [ranged(flow, direction, latents) for direction in tqdm(found, "ranges")]
     bundle.card["directions"] = {
         "levels": levels or flow.config.levels,
@@ -413,12 +417,12 @@ def directions(
         print(f"{bundle.directions[i].name:15} {cells}")
 
 
-def _spread(images: Images, count: int) -> Tensor:
-    """So many of the images, from all over their order, which sorts them by source."""
+def _spread(images: Images, count: int) -> tuple[list[str], Tensor]:
+    """So many of the images, from all over their order, which sorts them by source, with their
+    names."""
     names = images.names()
-    places = torch.linspace(0, len(names) - 1, min(count, len(names))).round().long()
-    _, some = next(images.among({names[place] for place in places}).batches(sys.maxsize))
-    return some
+    chosen = {names[place] for place in spread(len(names), count)}
+    return next(images.among(chosen).batches(sys.maxsize))
 
 
 def _times(still: str, names: list[str]) -> list[float]:
@@ -442,17 +446,31 @@ def _times(still: str, names: list[str]) -> list[float]:
 
 
 def _stilled(
-    flow: Flow, directions: list[Direction], times: list[float], numbers: int, faces: Tensor
+    bundle: Bundle,
+    directions: list[Direction],
+    times: list[float],
+    numbers: int,
+    faces: Tensor,
+    signs: Tensor,
 ) -> list[Direction]:
     """The directions with vectors that leave the rest of the picture still, which counts so many
-    `times` as much as the face for each. Readings stay along what they were taken along."""
+    `times` as much as the face for each. Readings stay along what they were taken along. `signs`,
+    (faces, directions), say which of the faces have what."""
     vectors = torch.stack([direction.vector for direction in directions])
-    response = respond(flow, faces, vectors, numbers)
-    found = []
-    for direction, weight in zip(directions, times, strict=True):
+    response = respond(bundle.flow, faces, vectors, numbers)
+    program, found = fastest(bundle.flow), []
+    for direction, weight, sign in zip(tqdm(directions, "still"), times, signs.T, strict=True):
         if weight:
             vector = direction.vector.double()
             still = stilled(vector[-numbers:], response, weight)
+            step = torch.cat([vector[:-numbers], still])
+            lacking, having = (
+                some[spread(len(some), LIGHT_FACES)]
+                for some in (faces[sign == kind] for kind in (-1, 1))
+            )
+            if len(lacking) and len(having):
+                up, down = light_moved(program, lacking, step), light_moved(program, having, -step)
+                still = balanced(still, response, weight, (up - down) / 2)
             direction = led(direction, torch.cat([vector[:-numbers], still]))
         found.append(direction)
     return found
@@ -482,7 +500,7 @@ def evaluate(
     names, images = next(held_out.batches(sys.maxsize))
     bits = bits_per_dim(flow, images)
     leaning = bits_per_dim(flow, images, lean=evaluation.LEAN)
-    seen = _spread(train, len(images))
+    _, seen = _spread(train, len(images))
     error, wrong = evaluation.reconstruction(program, images)
     _, strange = evaluation.reconstruction(program, evaluation.noise(program))
     figures = {

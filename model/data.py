@@ -387,6 +387,11 @@ def write_pack(images: Images, path: Path) -> int:
     return count
 
 
+def spread(length: int, count: int) -> Tensor:
+    """So many places of a list, or all, from all over it: images are often sorted by source."""
+    return torch.linspace(0, length - 1, min(count, length)).round().long()
+
+
 def black_and_white(shape: Sequence[int], bins: int, generator: torch.Generator) -> Tensor:
     """Pictures of noise (uint8) whose every value is the least or the greatest: no picture is less
     like a face, and none harder to give back."""

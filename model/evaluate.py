@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model.attributes import Readings, bursts, edited
 from model.bundle import Bundle, Direction
-from model.data import Labels, black_and_white, grid
+from model.data import Labels, black_and_white, grid, spread
 from model.probe import Probe, judge, judge_images
 from model.runtime import Frozen, fastest
 from model.skin import cheeks
@@ -124,7 +124,7 @@ def strengths(direction: Direction) -> list[float]:
 
 
 def edits(
-    bundle: Bundle, probe: Probe, names: list[str], images: Tensor, labels: Labels, faces: int = 64
+    bundle: Bundle, probe: Probe, names: list[str], images: Tensor, labels: Labels, faces: int = 128
 ) -> Iterator[tuple[Edited, Tensor, Tensor]]:
     """Every direction upwards on faces without the attribute, and downwards on faces with it: what
     it does, which of the images it was tried on, and on which of those it succeeded."""
@@ -134,8 +134,9 @@ def edits(
     deviations = judge_images(probe, images.to(flow.device)).std(dim=0)
     for column, direction in zip(sign.T, bundle.directions, strict=True):
         for strength in strengths(direction):
-            tried = torch.nonzero(column == -math.copysign(1.0, strength))[:faces, 0]
+            tried = torch.nonzero(column == -math.copysign(1.0, strength))[:, 0]
             if len(tried) > 1:
+                tried = tried[spread(len(tried), faces)]
                 found, succeeded = edit(
                     flow, probe, direction, strength, images[tried], latents[tried], deviations
                 )

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from model.attributes import bursts
+from model.attributes import bursts, edited
 from model.flow import Flow
+from model.runtime import Frozen
 from model.skin import cheeks, forehead
 from model.train import has_bfloat16
 
@@ -31,10 +32,12 @@ class Response:
     """What small steps of the last n numbers of a flat latent do to pictures: the mean squares of
     how cells move, in grey levels of 0 to 255, as quadratic forms of the step, (n, n), float64. Of
     the `face`, which is all within the border, and of the `rest`, the border's cells and the
-    light of cheeks and forehead."""
+    light of cheeks and forehead. `light` is how the means of the latter two move, linear forms,
+    (2, n), float64."""
 
     face: Tensor
     rest: Tensor
+    light: Tensor
 
 
 def respond(flow: Flow, faces: Tensor, directions: Tensor, numbers: int) -> Response:
@@ -52,6 +55,7 @@ def respond(flow: Flow, faces: Tensor, directions: Tensor, numbers: int) -> Resp
     # so that the mean over the border's values has the squares of skin's light SKIN_WEIGHT times
     of_skin = (SKIN_WEIGHT * 3 * border.sum()).sqrt()
     forms = torch.zeros(2, numbers, numbers, dtype=torch.float64)
+    of_light = torch.zeros(2, numbers, dtype=torch.float64)
     count = 0
 
     def normal(*shape: int) -> Tensor:
@@ -68,7 +72,10 @@ def respond(flow: Flow, faces: Tensor, directions: Tensor, numbers: int) -> Resp
             pictures = flow.inverse(flow.unflatten(torch.cat([head, tail], dim=1))) + 0.5
         holds = ~bursts(pictures.detach())
         cells = 255 * F.adaptive_avg_pool2d(pictures, side)[holds]
-        light = torch.stack([cheeks(pictures), forehead(pictures)])[:, holds]
+        light = skin_light(pictures)[:, holds]
+        for mean, movement in zip(of_light, light, strict=True):
+            (gradient,) = torch.autograd.grad(movement.sum(), tail, retain_graph=True)
+            mean += gradient[holds].double().cpu().sum(0)
         for _ in range(SKETCHES):
             draws = normal(*cells.shape)
             seen = (
@@ -84,16 +91,52 @@ def respond(flow: Flow, faces: Tensor, directions: Tensor, numbers: int) -> Resp
         raise ValueError("every face bursts where the directions move it")
     values = 3 * torch.stack([(~border).sum(), border.sum()]).cpu()
     face, rest = forms / (SKETCHES * count * values[:, None, None])
-    return Response(face, rest)
+    return Response(face, rest, of_light / count)
+
+
+def skin_light(pictures: Tensor) -> Tensor:
+    """Mean luminance of the cheeks and of the forehead, grey levels, (2, B)."""
+    return torch.stack([cheeks(pictures), forehead(pictures)])
 
 
 def stilled(vector: Tensor, response: Response, times: float) -> Tensor:
     """Of a direction's numbers (n,) those that move the face most nearly as it does while the
-    rest's movement counts so many `times` beside the face's: least squares, with diagonal loading
-    by the face's mean, for what moves next to nothing is not well known. What that takes away in
-    length too is given back: it is the multiple that moves the face most nearly as the direction.
+    rest's movement counts so many `times` beside the face's: least squares, with diagonal loading.
+    What that takes away in length too is given back: it is the multiple that moves the face most
+    nearly as the direction.
     """
     face, vector = response.face, vector.double()
-    loaded = face + face.diagonal().mean() * torch.eye(len(face), dtype=torch.float64)
+    loaded = _loaded(face)
     found: Tensor = torch.linalg.solve(loaded + times * response.rest, loaded @ vector)
     return found * (found @ face @ vector) / (found @ face @ found)
+
+
+def balanced(vector: Tensor, response: Response, times: float, light: Tensor) -> Tensor:
+    """Of a direction's numbers (n,) those nearest to it, by what `stilled` goes by, whose step
+    moves the skin's mean light by `light`, (2,), less."""
+    metric = _loaded(response.face) + times * response.rest
+    moving = torch.linalg.solve(metric, response.light.T)
+    without: Tensor = vector - moving @ torch.linalg.solve(response.light @ moving, light.double())
+    return without
+
+
+def _loaded(face: Tensor) -> Tensor:
+    """With diagonal loading by the mean: what moves next to nothing is not well known."""
+    return face + face.diagonal().mean() * torch.eye(len(face), dtype=torch.float64)
+
+
+@torch.inference_mode()
+def light_moved(flow: Frozen, faces: Tensor, step: Tensor) -> Tensor:
+    """By how much a flat step, (dimensions,), moves the mean light of the skin of faces (uint8),
+    grey levels, (2,): small steps do not tell, for glasses darken cheeks the more the clearer they
+    are."""
+    before, after = [], []
+    for batch in faces.to(flow.device).split(BATCH):
+        latents = flow.flatten(flow.encode(batch))
+        moved, _ = edited(
+            lambda z: flow.decode(flow.unflatten(z)), latents, step.expand_as(latents).to(latents)
+        )
+        before.append(skin_light(batch.float().add(0.5) / flow.bins))
+        after.append(skin_light(moved))
+    moved_by: Tensor = (torch.cat(after, 1) - torch.cat(before, 1)).double().mean(1).cpu()
+    return moved_by

@@ -20,6 +20,7 @@ from model.bundle import Bundle, Direction
 from model.config import FlowConfig
 from model.data import Labels, grid
 from model.evaluate import (
+    LEAN,
     STRANGE,
     TEMPERATURES,
     Edited,
@@ -141,6 +142,14 @@ class TestEdits:
             assert edited.moved > 0
             assert edited.others < 0.3
             assert edited.bursts == edited.shortened == 0
+
+    def test_some_faces_are_from_all_over_their_order(
+        self, bundle: Bundle, probe: Probe, images: Tensor
+    ) -> None:
+        for _, tried, _ in edits(bundle, probe, NAMES, images, LABELS, faces=3):
+            assert len(tried) == 3
+            assert tried[0] < 4
+            assert tried[2] > 35
 
     def test_half_the_strength_moves_less(
         self, bundle: Bundle, probe: Probe, images: Tensor
@@ -280,8 +289,10 @@ class TestCommand:
         output, page = self.run(folder, "toy.safetensors", "--labels", str(folder / "labels.csv"))
         bits = bits_per_dim(bundle.flow, images)
         figure = f"{bits.mean():.4f} ± {bits.std() / math.sqrt(40):.4f}"
+        leaning = f"{bits_per_dim(bundle.flow, images, lean=LEAN).mean():.4f}"
         for text in (output, page):
             assert figure in text
+            assert leaning in text
             assert "images not reconstructed exactly" in text
         assert "pictures of noise not reconstructed exactly: 0 of 32" in output
         assert "<td>0 of 32</td>" in page

@@ -8,8 +8,16 @@ from torch import Tensor
 
 from model.config import FlowConfig
 from model.flow import Flow
-from model.skin import cheeks, forehead
-from model.still import SKIN_WEIGHT, Response, respond, stilled
+from model.skin import cheeks
+from model.still import (
+    SKIN_WEIGHT,
+    Response,
+    balanced,
+    light_moved,
+    respond,
+    skin_light,
+    stilled,
+)
 
 NUMBERS = 96  # of the last part of an 8x8 flow of two levels
 
@@ -31,7 +39,7 @@ def edge(side: int) -> Tensor:
 def test_the_response_is_that_of_decodes_jacobian(flow: Flow) -> None:
     faces = torch.randint(60, 200, (2, 3, 8, 8), dtype=torch.uint8)
     found = respond(flow, faces.repeat(400, 1, 1, 1), torch.zeros(1, 192), NUMBERS)
-    border, face, rest = edge(8), 0.0, 0.0
+    border, face, rest, means = edge(8), 0.0, 0.0, 0.0
     for image in faces:
         latent = flow.flatten(flow.encode(image[None])).float()
 
@@ -40,18 +48,20 @@ def test_the_response_is_that_of_decodes_jacobian(flow: Flow) -> None:
 
         def grey(tail: Tensor) -> tuple[Tensor, Tensor]:
             picture = decode(tail)
-            return 255 * picture, torch.stack([cheeks(picture), forehead(picture)])
+            return 255 * picture, skin_light(picture)
 
         tail = latent[:, -NUMBERS:]
         of_cells, of_skin = torch.autograd.functional.jacobian(grey, tail)
         cells = of_cells.reshape(3, 8, 8, NUMBERS).double()
         within, outside = (cells[:, here].reshape(-1, NUMBERS) for here in (~border, border))
         light = of_skin.reshape(2, NUMBERS).double()
+        means += light / len(faces)
         face += within.T @ within / len(within) / len(faces)
         rest += (outside.T @ outside / len(outside) + SKIN_WEIGHT * light.T @ light) / len(faces)
     for form, exact in ((found.face, face), (found.rest, rest)):
         assert (form - exact).norm() < 0.1 * exact.norm()
         assert form.trace() == pytest.approx(exact.trace().item(), rel=0.03)
+    assert (found.light - means).norm() < 0.02 * means.norm()
 
 
 def test_faces_are_moved_along_the_directions(flow: Flow) -> None:
@@ -79,7 +89,7 @@ def test_a_face_that_bursts_says_nothing(flow: Flow) -> None:
 def test_is_the_nearest_by_least_squares() -> None:
     face, rest = torch.randn(2, 60, 20, dtype=torch.float64)
     vector = torch.randn(20, dtype=torch.float64)
-    response = Response(face.T @ face, rest.T @ rest)
+    response = Response(face.T @ face, rest.T @ rest, torch.randn(2, 20, dtype=torch.float64))
     loading = response.face.diagonal().mean().sqrt() * torch.eye(20, dtype=torch.float64)
     rows = torch.cat([face, loading, 7**0.5 * rest])
     aims = torch.cat([face @ vector, loading @ vector, torch.zeros(60, dtype=torch.float64)])
@@ -90,6 +100,25 @@ def test_is_the_nearest_by_least_squares() -> None:
     moved, before = (rest @ v for v in (found, vector))
     assert moved.norm() < 0.8 * before.norm()
     torch.testing.assert_close(stilled(vector, response, 0), vector)
+
+    light = torch.tensor([3.0, -2.0], dtype=torch.float64)
+    less = balanced(found, response, 7, light)
+    torch.testing.assert_close(response.light @ (found - less), light)
+    # of all that do so it is nearest: what keeps the light is, by the rows, at right angles to it
+    *_, keeping = np.linalg.svd(response.light.numpy())
+    kept = torch.from_numpy(keeping[2:])
+    assert (rows @ kept.T).T @ (rows @ (found - less)) == pytest.approx(0, abs=1e-8)
+
+
+def test_what_a_step_does_to_the_light_is_measured(flow: Flow) -> None:
+    faces = torch.randint(60, 200, (40, 3, 8, 8), dtype=torch.uint8)
+    step = 0.1 * torch.randn(192)
+    latents = flow.flatten(flow.encode(faces))
+    moved = flow.decode(flow.unflatten(latents + step))
+    change = skin_light(moved) - skin_light((faces + 0.5) / 256)
+    torch.testing.assert_close(
+        light_moved(flow, faces, step), change.mean(1).double(), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_a_direction_leaves_the_border_and_the_skin_still() -> None:
