@@ -17,13 +17,12 @@ from model.bundle import Bundle, Direction
 from model.data import Labels, black_and_white, grid, spread
 from model.probe import Probe, judge, judge_images
 from model.runtime import Frozen, fastest
-from model.skin import cheeks
+from model.skin import border, cheeks
 
 BATCH = 32
 TEMPERATURES = (0.5, 0.7, 0.9, 1.0)
 LEAN = 0.8  # share of the flow's slope: all of it is too much, for log p bends down within a bin
 STRANGE = 32  # pictures of noise
-BORDER = 1 / 32  # of the crop's side
 GROUPS = ("older", "child", "masculine")  # columns whose two sides are compared
 
 
@@ -68,14 +67,6 @@ def _edited(flow: Frozen, latents: Tensor, steps: Tensor) -> tuple[Tensor, Tenso
     return torch.cat([pictures for pictures, _ in chunks]), torch.cat([s for _, s in chunks])
 
 
-def _border(change: Tensor) -> float:
-    """Mean absolute change of the border, grey levels."""
-    width = max(1, round(change.shape[-1] * BORDER))
-    inside = torch.zeros(change.shape[-2:], dtype=torch.bool)
-    inside[width:-width, width:-width] = True
-    return change[:, :, ~inside].abs().mean().item() * 255
-
-
 def edit(
     flow: Frozen,
     probe: Probe,
@@ -95,6 +86,7 @@ def edit(
     own = probe.attributes.index(direction.name)
     movement = (after - before).mean(dim=0) / deviations.clamp(min=1e-6)
     others = torch.cat([movement[:own], movement[own + 1 :]]).abs()
+    at_border = (moved.clamp(0, 1) - start)[:, :, border(moved.shape[-1])]
     lighter = cheeks(moved) - cheeks(start)
     order = cheeks(start).argsort()
     dark, light = order[: len(images) // 2], order[len(images) // 2 :]
@@ -106,7 +98,7 @@ def edit(
         after=succeeded.float().mean().item(),
         moved=movement[own].item() * asked,
         others=(others.sum() / max(1, len(others)) / movement[own].abs().clamp(min=1e-6)).item(),
-        border=_border(moved.clamp(0, 1) - start),
+        border=255 * at_border.abs().mean().item(),
         cheeks=lighter.mean().item(),
         unequal=(lighter[dark].mean() - lighter[light].mean()).item(),
         shortened=(share < 1).float().mean().item(),

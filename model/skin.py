@@ -1,4 +1,4 @@
-"""The light of the skin of aligned faces."""
+"""Aligned faces: the light of their skin, and the border around them."""
 
 import torch
 from torch import Tensor
@@ -6,6 +6,15 @@ from torch import Tensor
 # middles of squares a tenth of the crop's side
 CHEEKS = ((0.27, 0.55), (0.73, 0.55))
 FOREHEAD = ((0.5, 0.18),)
+BORDER = 1 / 32  # of the crop's side
+
+
+def border(side: int) -> Tensor:
+    """Which pixels of a square are on its border, (side, side)."""
+    width = max(1, round(side * BORDER))
+    border = torch.ones(side, side, dtype=torch.bool)
+    border[width:-width, width:-width] = False
+    return border
 
 
 def luminance(pictures: Tensor) -> Tensor:

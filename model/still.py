@@ -17,7 +17,7 @@ from tqdm import tqdm
 from model.attributes import bursts, edited
 from model.flow import Flow
 from model.runtime import Frozen
-from model.skin import cheeks, forehead
+from model.skin import border, cheeks, forehead
 from model.train import has_bfloat16
 
 CELLS = 32  # a side, in which movements of pictures are measured; the outermost are the border
@@ -49,11 +49,9 @@ def respond(flow: Flow, faces: Tensor, directions: Tensor, numbers: int) -> Resp
     """
     generator = torch.Generator().manual_seed(0)
     side = min(CELLS, flow.config.resolution)
-    border = torch.ones(side, side, dtype=torch.bool)
-    border[1:-1, 1:-1] = False
-    border = border.to(flow.device)
+    edge = border(side).to(flow.device)
     # so that the mean over the border's values has the squares of skin's light SKIN_WEIGHT times
-    of_skin = (SKIN_WEIGHT * 3 * border.sum()).sqrt()
+    of_skin = (SKIN_WEIGHT * 3 * edge.sum()).sqrt()
     forms = torch.zeros(2, numbers, numbers, dtype=torch.float64)
     of_light = torch.zeros(2, numbers, dtype=torch.float64)
     count = 0
@@ -79,8 +77,8 @@ def respond(flow: Flow, faces: Tensor, directions: Tensor, numbers: int) -> Resp
         for _ in range(SKETCHES):
             draws = normal(*cells.shape)
             seen = (
-                (draws * ~border * cells).sum(),
-                (draws * border * cells).sum() + of_skin * (normal(*light.shape) * light).sum(),
+                (draws * ~edge * cells).sum(),
+                (draws * edge * cells).sum() + of_skin * (normal(*light.shape) * light).sum(),
             )
             for form, movement in zip(forms, seen, strict=True):
                 (gradient,) = torch.autograd.grad(movement, tail, retain_graph=True)
@@ -89,7 +87,7 @@ def respond(flow: Flow, faces: Tensor, directions: Tensor, numbers: int) -> Resp
         count += int(holds.sum())
     if not count:
         raise ValueError("every face bursts where the directions move it")
-    values = 3 * torch.stack([(~border).sum(), border.sum()]).cpu()
+    values = 3 * torch.stack([(~edge).sum(), edge.sum()]).cpu()
     face, rest = forms / (SKETCHES * count * values[:, None, None])
     return Response(face, rest, of_light / count)
 

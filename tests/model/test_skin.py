@@ -1,9 +1,9 @@
-"""The skin's light."""
+"""The skin's light, and the border."""
 
 import pytest
 import torch
 
-from model.skin import cheeks, forehead, luminance
+from model.skin import border, cheeks, forehead, luminance
 
 
 def test_luminance_is_the_eyes() -> None:
@@ -21,3 +21,12 @@ def test_each_sees_its_own_skin_alone() -> None:
     assert dark == brow == 0
     assert left > 60
     assert forehead(pictures).tolist() == pytest.approx([0, 0, 255])
+
+
+def test_the_border_is_a_thirtysecond_of_the_side_and_a_pixel_at_least() -> None:
+    for side, width in ((8, 1), (32, 1), (64, 2), (128, 4)):
+        found = border(side)
+        assert found.shape == (side, side)
+        assert found[:width].all()
+        assert found[:, -width:].all()
+        assert not found[width:-width, width:-width].any()
