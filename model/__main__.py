@@ -6,7 +6,7 @@ import math
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, cast, get_args
+from typing import Annotated, Any, NamedTuple, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -46,11 +46,12 @@ from model.flow import Flow
 from model.grow import grown
 from model.probe import judge_images
 from model.probe import train as train_probe
-from model.runtime import fastest, keep_freed_memory
+from model.runtime import Frozen, fastest, keep_freed_memory
 from model.still import MOST_NUMBERS, balanced, light_moved, respond, stilled
 from model.train import (
     OPTIMIZERS,
     Log,
+    OptimizerName,
     TrainConfig,
     Trainer,
     bits_per_dim,
@@ -147,7 +148,7 @@ def train(
         steps=steps,
         batch=batch,
         learning_rate=learning_rate,
-        optimizer=cast(Literal["adam", "adamax", "soap"], optimizer),
+        optimizer=cast(OptimizerName, optimizer),
         accumulate=accumulate,
         reversible=reversible,
         jitter=jitter,
@@ -394,7 +395,7 @@ def directions(
     if any(times):
         seen_names, seen = _spread(train, STILL_FACES)
         signs = labels.signs(seen_names, [direction.name for direction in found])
-        found = _stilled(bundle, found, times, numbers, seen, signs)
+        found = _stilled(bundle.flow, flow, found, times, numbers, seen, signs)
     bundle.directions = [ranged(flow, direction, latents) for direction in tqdm(found, "ranges")]
     bundle.card["directions"] = {
         "levels": levels or flow.config.levels,
@@ -446,7 +447,8 @@ def _times(still: str, names: list[str]) -> list[float]:
 
 
 def _stilled(
-    bundle: Bundle,
+    flow: Flow,
+    program: Frozen,
     directions: list[Direction],
     times: list[float],
     numbers: int,
@@ -455,10 +457,10 @@ def _stilled(
 ) -> list[Direction]:
     """The directions with vectors that leave the rest of the picture still, which counts so many
     `times` as much as the face for each. Readings stay along what they were taken along. `signs`,
-    (faces, directions), say which of the faces have what."""
+    (faces, directions), say which of the faces have what; `program` is the flow, made fast."""
     vectors = torch.stack([direction.vector for direction in directions])
-    response = respond(bundle.flow, faces, vectors, numbers)
-    program, found = fastest(bundle.flow), []
+    response = respond(flow, faces, vectors, numbers)
+    found = []
     for direction, weight, sign in zip(tqdm(directions, "still"), times, signs.T, strict=True):
         if weight:
             vector = direction.vector.double()

@@ -6,14 +6,12 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from pytorch_optimizer import SOAP
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
@@ -30,12 +28,8 @@ MOVED = 8  # of so many images the latent of one is moved, where there are direc
 TAMING = (0.25, 1.5)  # strengths by which
 FAR = 100.0  # deviations: a number of a latent may be so far out for a picture of noise
 
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adam": partial(torch.optim.Adam, fused=True),
-    "adamax": torch.optim.Adamax,
-    # Adam in the eigenbasis of Shampoo (Vyas et al. 2024), for sides of a weight up to so many
-    "soap": partial(SOAP, betas=(0.9, 0.95), weight_decay=0.0, max_precondition_dim=256),
-}
+OptimizerName = Literal["adam", "adamax", "soap"]
+OPTIMIZERS = get_args(OptimizerName)
 
 
 @dataclass(frozen=True)
@@ -55,7 +49,7 @@ class TrainConfig:
     cool_down: float = 0.5
     clip: float = 1.0
     ema: float = 0.998
-    optimizer: Literal["adam", "adamax", "soap"] = "adam"
+    optimizer: OptimizerName = "adam"
     accumulate: int = 1
     reversible: bool = False
     jitter: bool = False
@@ -171,8 +165,8 @@ class Trainer:
         self.images = images.to(self.device)
         self.average = AveragedModel(flow, multi_avg_fn=_averaging(config.ema))
         path, weights = on_the_path(flow)
-        self.optimizer = OPTIMIZERS[config.optimizer](
-            [{"params": weights}, {"params": path}], config.learning_rate
+        self.optimizer = _optimizer(
+            config.optimizer, [{"params": weights}, {"params": path}], config.learning_rate
         )
         self.step = 0
         self.skipped = 0
@@ -384,6 +378,22 @@ def on_the_path(flow: Flow) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
             inside = network and (name == "weight" or not isinstance(module, ZeroConv))
             (weights if inside else path).append(parameter)
     return path, weights
+
+
+def _optimizer(
+    name: OptimizerName, groups: list[dict[str, Any]], rate: float
+) -> torch.optim.Optimizer:
+    match name:
+        case "adam":
+            return torch.optim.Adam(groups, rate, fused=True)
+        case "adamax":
+            return torch.optim.Adamax(groups, rate)
+        case "soap":
+            # here, for it takes most of a second, which no other command should wait for
+            from pytorch_optimizer import SOAP
+
+            # Adam in the eigenbasis of Shampoo (Vyas et al. 2024), for sides of a weight up to 256
+            return SOAP(groups, rate, betas=(0.9, 0.95), weight_decay=0.0, max_precondition_dim=256)
 
 
 def _averaging(decay: float) -> Callable[..., None]:
