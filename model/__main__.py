@@ -1,5 +1,6 @@
 """python -m model: train a flow and find its attribute directions."""
 
+import copy
 import json
 import logging
 import math
@@ -48,6 +49,7 @@ from model.probe import judge_images
 from model.probe import train as train_probe
 from model.runtime import Frozen, fastest, keep_freed_memory
 from model.still import MOST_NUMBERS, balanced, light_moved, respond, stilled
+from model.tame import Taming
 from model.train import (
     OPTIMIZERS,
     Log,
@@ -132,6 +134,14 @@ def train(
             "hundred steps at most, at a quarter of the rate."
         ),
     ] = False,
+    still: Annotated[
+        str,
+        typer.Option(
+            help="With --tame: how still, from 0 to 1, the border of the picture and the light of "
+            "the skin are to stay, while the face moves as with --start; for some attributes "
+            "another number: 1,turned_right=0.2."
+        ),
+    ] = "",
     seed: int = DEFAULTS.seed,
     checkpoint_every: int = DEFAULTS.checkpoint_every,
     tensorboard: Annotated[
@@ -172,6 +182,7 @@ def train(
             crop_jpeg,
             start,
             tame,
+            still,
             out,
             device,
             log,
@@ -198,6 +209,7 @@ def _train(
     crop_jpeg: int | None,
     start: Path | None,
     tame: bool,
+    still: str,
     out: Path,
     device: torch.device,
     log: Log,
@@ -216,10 +228,10 @@ def _train(
     flow = begun.flow if begun else Flow(config)
     if begun and not begun.grew:
         settings = replace(settings, settle=0)
-    if tame and (begun is None or begun.directions is None):
-        raise typer.BadParameter("--tame needs a bundle with directions to --start from")
-    directions = begun.directions if begun and tame else None
-    trainer = Trainer(flow.to(device), images, settings, labels, directions)
+    taming = _taming(begun, still, device) if tame else None
+    if still and not tame:
+        raise typer.BadParameter("--still is a part of --tame")
+    trainer = Trainer(flow.to(device), images, settings, labels, taming)
     state = out.with_suffix(".ckpt")
     if state.exists():
         try:
@@ -245,6 +257,7 @@ def _train(
                 "images": len(images),
                 "minutes": round(trainer.seconds / 60, 1),
                 "tame": tame,
+                "still": still,
                 "step": trainer.step,
                 **asdict(settings),
             },
@@ -262,7 +275,19 @@ class _Begun(NamedTuple):
 
     flow: Flow
     grew: bool  # by a level, whose scales are still to be found
-    directions: Tensor | None  # those of the bundle it began as, (D, dimensions)
+    directions: list[Direction]  # those of the bundle it began as
+
+
+def _taming(begun: _Begun | None, still: str, device: torch.device) -> Taming:
+    if not begun or not begun.directions:
+        raise typer.BadParameter("--tame needs a bundle with directions to --start from")
+    vectors = torch.stack([direction.vector for direction in begun.directions])
+    vectors = F.pad(vectors, (begun.flow.config.dimensions - vectors.shape[1], 0))
+    shares = _times(still, [direction.name for direction in begun.directions])
+    if max(shares) > 1:
+        raise typer.BadParameter(f"--still {still}: {max(shares)} is more than 1")
+    teacher = copy.deepcopy(begun.flow).requires_grad_(False).to(device) if any(shares) else None
+    return Taming(vectors.to(device), torch.tensor(shares, device=device), teacher)
 
 
 def _begun(start: Path, config: FlowConfig) -> _Begun:
@@ -271,11 +296,7 @@ def _begun(start: Path, config: FlowConfig) -> _Begun:
         flow = grown(bundle.flow, config).train().requires_grad_()
     except (BundleError, ValueError) as error:
         raise typer.BadParameter(f"training cannot begin from {start}: {error}") from error
-    directions = None
-    if bundle.directions:
-        vectors = torch.stack([direction.vector for direction in bundle.directions])
-        directions = F.pad(vectors, (config.dimensions - vectors.shape[1], 0))
-    return _Begun(flow, flow.config.levels > bundle.flow.config.levels, directions)
+    return _Begun(flow, flow.config.levels > bundle.flow.config.levels, bundle.directions)
 
 
 @app.command()

@@ -7,20 +7,39 @@ from torch import Tensor
 CHEEKS = ((0.27, 0.55), (0.73, 0.55))
 FOREHEAD = ((0.5, 0.18),)
 BORDER = 1 / 32  # of the crop's side
+FADE = 1 / 16  # likewise
+
+
+def border_width(side: int) -> int:
+    return max(1, round(side * BORDER))
 
 
 def border(side: int) -> Tensor:
     """Which pixels of a square are on its border, (side, side)."""
-    width = max(1, round(side * BORDER))
+    width = border_width(side)
     border = torch.ones(side, side, dtype=torch.bool)
     border[width:-width, width:-width] = False
     return border
+
+
+def inside(side: int) -> Tensor:
+    """How far each pixel of a square is within its border, (side, side): 0 there, and 1 from `FADE`
+    of the side on."""
+    place = torch.arange(side) + 0.5
+    from_edge = torch.minimum(place, side - place) - border_width(side)
+    within: Tensor = (torch.minimum(from_edge[:, None], from_edge) / (side * FADE)).clamp(0, 1)
+    return within
 
 
 def luminance(pictures: Tensor) -> Tensor:
     """Of pictures (B, 3, H, W) on the 0 to 1 scale, in grey levels of 0 to 255 (BT.601)."""
     weights = torch.tensor([0.299, 0.587, 0.114], device=pictures.device)
     return torch.einsum("bchw,c->bhw", pictures.clamp(0, 1), weights) * 255
+
+
+def skin_light(pictures: Tensor) -> Tensor:
+    """Mean luminance of the cheeks and of the forehead, grey levels, (2, B)."""
+    return torch.stack([cheeks(pictures), forehead(pictures)])
 
 
 def cheeks(pictures: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from model.attributes import bursts, edited
 from model.flow import Flow
 from model.runtime import Frozen
-from model.skin import border, cheeks, forehead
+from model.skin import border, skin_light
 from model.train import has_bfloat16
 
 CELLS = 32  # a side, in which movements of pictures are measured; the outermost are the border
@@ -90,11 +90,6 @@ def respond(flow: Flow, faces: Tensor, directions: Tensor, numbers: int) -> Resp
     values = 3 * torch.stack([(~edge).sum(), edge.sum()]).cpu()
     face, rest = forms / (SKETCHES * count * values[:, None, None])
     return Response(face, rest, of_light / count)
-
-
-def skin_light(pictures: Tensor) -> Tensor:
-    """Mean luminance of the cheeks and of the forehead, grey levels, (2, B)."""
-    return torch.stack([cheeks(pictures), forehead(pictures)])
 
 
 def stilled(vector: Tensor, response: Response, times: float) -> Tensor:

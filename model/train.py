@@ -17,16 +17,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from model.attributes import BURST
 from model.data import black_and_white, grid
 from model.flow import Flow
 from model.layers import ZeroConv
+from model.tame import Taming
 
 Log = Callable[[int, dict[str, float]], None]  # step, figures by name
-
-MOVED = 8  # of so many images the latent of one is moved, where there are directions
-TAMING = (0.25, 1.5)  # strengths by which
-FAR = 100.0  # deviations: a number of a latent may be so far out for a picture of noise
 
 OptimizerName = Literal["adam", "adamax", "soap"]
 OPTIMIZERS = get_args(OptimizerName)
@@ -78,54 +74,27 @@ class Objective(nn.Module):
     """Of dequantized images y: the loss to go down, and the mean bits/dim within it.
 
     They differ where the images have classes, which the flow's classification head then learns
-    beside it (the weight is that of Glow's published code), and where latents are moved by `steps`,
-    flat, (B, dimensions): the pictures of those that are not zero are to stay on their scale.
-    Maximum likelihood says nothing of decode where no latent of an image is, and there it can
-    grow without bound. Holding it there makes encode drive far apart what is no face, in the end
-    past what float64 brings back: so for each picture moved one of `noise`, as y, is held within
-    `FAR`.
+    beside it (the weight is that of Glow's published code), and with `taming`, which makes `moves`.
     """
 
     CLASS_WEIGHT = 0.01
-    TAMING_WEIGHT = 0.1
 
-    def __init__(self, flow: Flow) -> None:
+    def __init__(self, flow: Flow, taming: Taming | None = None) -> None:
         super().__init__()
         self.flow = flow
+        self.taming = taming
 
-    def forward(
-        self, y: Tensor, labels: Tensor | None, steps: Tensor | None, noise: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, y: Tensor, labels: Tensor | None, *moves: Tensor) -> tuple[Tensor, Tensor]:
         latent, log_det = self.flow(y, labels)
         bits = self.flow.bits_per_dim(self.flow.log_density_of(latent, log_det)).mean()
         loss = bits
         if labels is not None:
             class_loss = F.cross_entropy(self.flow.class_logits(latent, labels), labels)
             loss = loss + self.CLASS_WEIGHT * class_loss / math.log(2)
-        if steps is not None and noise is not None and (moved := steps.any(1)).any():
-            start = self.flow.flatten(latent)[moved].detach()
-            of = None if labels is None else labels[moved]
-            pictures = self.flow.inverse(self.flow.unflatten(start + steps[moved]), of)
-            of_noise, _ = self.flow(noise[moved])
-            wild = burst_loss(pictures) + far_loss(self.flow.flatten(of_noise))
-            loss = loss + self.TAMING_WEIGHT * wild.sum() / len(y)
+        if self.taming:
+            latents = self.flow.flatten(latent)
+            loss = loss + self.taming.loss(self.flow, y, latents, labels, *moves) / len(y)
         return loss, bits
-
-
-def burst_loss(pictures: Tensor) -> Tensor:
-    """How far pictures y leave their scale, (B,): logarithmic in the sum of what lies outside, for
-    one that bursts does so by orders of magnitude."""
-    return _beyond(pictures, 0.5 + BURST / 4, 20)
-
-
-def far_loss(latents: Tensor) -> Tensor:
-    """How far flat latents, (B, dimensions), are beyond `FAR`, as `burst_loss` of pictures."""
-    return _beyond(latents, FAR, 1)
-
-
-def _beyond(values: Tensor, bound: float, scale: float) -> Tensor:
-    beyond = (values.abs() - bound).clamp(min=0).nan_to_num(0, 1e4, 1e4)
-    return torch.log1p(scale * beyond.flatten(1).sum(1))
 
 
 class Trainer:
@@ -133,9 +102,7 @@ class Trainer:
     every random choice is a function of the seed and the step, so neither the number of
     processes nor an interruption changes what is learned, but for the order of sums.
 
-    `labels`, int64 (images,), are the classes of the images, where the flow has classes. With
-    `directions`, (D, dimensions), the flow learns to hold the faces that are moved along them, and
-    noise.
+    `labels`, int64 (images,), are the classes of the images, where the flow has classes.
     """
 
     def __init__(
@@ -144,7 +111,7 @@ class Trainer:
         images: Tensor,
         config: TrainConfig,
         labels: Tensor | None = None,
-        directions: Tensor | None = None,
+        taming: Taming | None = None,
     ) -> None:
         if len(images) < config.batch:
             raise ValueError(f"{len(images)} images are fewer than one batch of {config.batch}")
@@ -157,7 +124,7 @@ class Trainer:
         if labels is not None and len(labels) != len(images):
             raise ValueError(f"{len(labels)} labels cannot be those of {len(images)} images")
         self.labels = None if labels is None else labels.to(flow.device)
-        self.directions = None if directions is None else directions.to(flow.prior.mean)
+        self.taming = taming
         self.flow = flow
         flow.reversible = config.reversible
         self.config = config
@@ -213,7 +180,7 @@ class Trainer:
                 for level in self.flow.levels:
                     for step in level.steps:
                         step.compile()
-            self._loss = Objective(self.flow)
+            self._loss = Objective(self.flow, self.taming)
             if processes() > 1:
                 self._loss = DistributedDataParallel(self._loss)
         return self._loss
@@ -222,29 +189,14 @@ class Trainer:
         """The classes of the images of a step."""
         return None if self.labels is None else self.labels[self._chosen(self.step)]
 
-    def _steps(self) -> Tensor | None:
-        """By how much the latents of a step's images move, (batch, dimensions): one in `MOVED` of
-        them, along one direction or two at once."""
-        if self.directions is None:
-            return None
-        generator, device = self._generator("steps", self.step), self.device
-        shape = (self.config.batch, len(self.directions))
-        draw, order, size, sign = torch.rand(4, *shape, generator=generator, device=device)
-        along = 1 + (draw[:, :1] < 0.5).int()
-        least, most = TAMING
-        strengths = (least + (most - least) * size) * torch.where(sign < 0.5, -1, 1) / along.sqrt()
-        strengths[order.argsort(1) >= along] = 0
-        strengths[torch.arange(len(strengths), device=device) % MOVED > 0] = 0
-        steps: Tensor = strengths @ self.directions
-        return steps
-
-    def _strange(self) -> Tensor | None:
-        """Noise, as y, as many pictures as a step takes images."""
-        if self.directions is None:
-            return None
-        generator = self._generator("strange", self.step)
+    def _moves(self) -> tuple[Tensor, ...]:
+        """What a step tames its images by: as `Taming.draw` has it, and noise, as y."""
+        if self.taming is None:
+            return ()
+        moves = self.taming.draw(self.config.batch, self._generator("steps", self.step))
         shape = (self.config.batch, *self.images.shape[1:])
-        return self.flow.dequantize(black_and_white(shape, self.flow.bins, generator), 0.5)
+        noise = black_and_white(shape, self.flow.bins, self._generator("strange", self.step))
+        return *moves, self.flow.dequantize(noise, 0.5)
 
     def _mine(self, whole: Tensor | None) -> Sequence[Tensor | None]:
         """This process's share of what there is of each image of a step, in parts."""
@@ -262,17 +214,17 @@ class Trainer:
         images = self.batch(self.step)
         y = self.flow.dequantize(images, self._noise(images, self.step))
         y = y.contiguous(memory_format=torch.channels_last)
-        wholes = (y, self._classes(), self._steps(), self._strange())
+        wholes = (y, self._classes(), *self._moves())
         parts = zip(*map(self._mine, wholes), strict=True)
         bits = torch.zeros((), device=self.device)
         self.optimizer.zero_grad()
-        for i, (part, labels, steps, noise) in enumerate(parts):
+        for i, part in enumerate(parts):
             # gradients are summed over the processes once, with the last part
             waits = isinstance(objective, DistributedDataParallel) and i < accumulate - 1
             with cast(DistributedDataParallel, objective).no_sync() if waits else nullcontext():
                 autocast = self.precision != torch.float32
                 with torch.autocast(self.device.type, self.precision, autocast):
-                    loss, part_bits = objective(part, labels, steps, noise)
+                    loss, part_bits = objective(*part)
                 (loss / accumulate).backward()
             bits += part_bits.detach() / accumulate
         if processes() > 1:

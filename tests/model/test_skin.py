@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from model.skin import border, cheeks, forehead, luminance
+from model.skin import border, cheeks, forehead, inside, luminance
 
 
 def test_luminance_is_the_eyes() -> None:
@@ -30,3 +30,15 @@ def test_the_border_is_a_thirtysecond_of_the_side_and_a_pixel_at_least() -> None
         assert found[:width].all()
         assert found[:, -width:].all()
         assert not found[width:-width, width:-width].any()
+
+
+@pytest.mark.parametrize("side", [8, 64, 128])
+def test_what_is_inside_begins_at_the_border_and_fades_in(side: int) -> None:
+    found = inside(side)
+    assert (found[border(side)] == 0).all()
+    assert (found[~border(side)] > 0).all()
+    assert found[side // 2, side // 2] == 1
+    row = found[side // 2, : side // 2]
+    assert (row.diff() >= 0).all()
+    assert (row < 1).float().mean() <= 0.5
+    torch.testing.assert_close(found, found.flip(0, 1).T)

@@ -8,14 +8,13 @@ from torch import Tensor
 
 from model.config import FlowConfig
 from model.flow import Flow
-from model.skin import cheeks
+from model.skin import cheeks, skin_light
 from model.still import (
     SKIN_WEIGHT,
     Response,
     balanced,
     light_moved,
     respond,
-    skin_light,
     stilled,
 )
 

@@ -23,23 +23,18 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typer.testing import CliRunner
 
-import model.train
+import model.tame
 from model.__main__ import app
 from model.bundle import Bundle, Direction
 from model.config import PRESETS, FlowConfig
 from model.data import black_and_white
 from model.flow import Flow
+from model.tame import Taming, burst_loss, stray
 from model.train import (
-    FAR,
-    MOVED,
-    TAMING,
     DivergedError,
-    Objective,
     TrainConfig,
     Trainer,
     bits_per_dim,
-    burst_loss,
-    far_loss,
     jittered,
     on_the_path,
     save_samples,
@@ -446,6 +441,26 @@ class TestCommand:
         CliRunner().invoke(app, options, catch_exceptions=False)
         assert Bundle.load(out).card["training"]["tame"] is True
 
+    def test_leaves_the_rest_of_what_it_tames_still(self, tmp_path: Path, faces: Path) -> None:
+        torch.manual_seed(0)
+        flow = Flow(PRESETS["glow32"])
+        start, out = tmp_path / "start.safetensors", tmp_path / "out.safetensors"
+        vector = torch.randn(flow.config.dimensions)
+        direction = Direction("smiling", "Smile", "Expression", vector, 1, 1, 0.0, 1.0, -1.0, 1.0)
+        Bundle("start", flow, [direction]).save(start)
+        options = self.options(faces, out, "--start", str(start), "--steps", "1")
+        for still, words in (
+            (["--still", "1"], "--still is a part of --tame"),
+            (["--tame", "--still", "2"], "2.0 is more than 1"),
+            (["--tame", "--still", "1,hat=0"], "hat is none of the attributes"),
+        ):
+            result = CliRunner().invoke(app, [*options, *still])
+            assert result.exit_code == 2
+            assert words in result.output
+        still = ["--tame", "--still", "0.5,smiling=1"]
+        CliRunner().invoke(app, [*options, *still], catch_exceptions=False)
+        assert Bundle.load(out).card["training"]["still"] == "0.5,smiling=1"
+
     @pytest.mark.parametrize(
         ("name", "config", "words"),
         [
@@ -634,104 +649,99 @@ class TestChoices:
         assert runs[1] == pytest.approx(runs[0], abs=1e-3)
 
 
-def test_burst_loss_is_logarithmic_in_what_leaves_the_scale() -> None:
-    pictures = torch.zeros(5, 3, 8, 8)
-    pictures[1, 0, 0, 0] = -0.54
-    pictures[2, 0, 0, 0] = 0.65
-    pictures[3, 0, 0, 0] = -100.55
-    pictures[4, 0, 0, 0] = torch.inf
-    inside, near, out, far, lost = burst_loss(pictures).tolist()
-    assert inside == near == 0
-    assert out == pytest.approx(math.log1p(2), abs=1e-4)
-    assert far == pytest.approx(math.log1p(2000), abs=1e-4)
-    assert far < lost < 20
-
-
-def test_far_loss_is_logarithmic_in_what_is_beyond() -> None:
-    latents = torch.zeros(4, 50)
-    latents[1, 3] = -FAR
-    latents[2, 3] = FAR + 2
-    latents[3, 3] = -FAR - 2000
-    near, edge, out, far = far_loss(latents).tolist()
-    assert near == edge == 0
-    assert out == pytest.approx(math.log1p(2), abs=1e-4)
-    assert far == pytest.approx(math.log1p(2000), abs=1e-4)
-
-
 class TestTaming:
     """Faces moved along directions learn to stay on their scale."""
 
     @pytest.fixture
-    def directions(self) -> Tensor:
+    def taming(self) -> Taming:
         generator = torch.Generator().manual_seed(0)
-        return 8 * torch.randn(3, 3 * 8 * 8, generator=generator) / math.sqrt(3 * 8 * 8)
+        directions = 8 * torch.randn(3, 3 * 8 * 8, generator=generator) / math.sqrt(3 * 8 * 8)
+        return Taming(directions, torch.zeros(3))
 
-    def test_moves_some_latents_along_one_direction_or_two(self, pictures: Tensor) -> None:
-        trainer = new_trainer(pictures, replace(SHORT, batch=16))
-        assert trainer._steps() is None
-        trainer.directions = torch.eye(3)
-        counts = set()
-        for trainer.step in range(20):
-            steps = trainer._steps()
-            assert steps is not None
-            moved = steps.any(1)
-            assert moved.nonzero()[:, 0].tolist() == [0, MOVED]
-            assert ((least := TAMING[0] / math.sqrt(2)) <= steps[moved].abs().amax(1)).all()
-            assert least < steps.abs().max() <= TAMING[1]
-            counts |= set(steps[moved].count_nonzero(1).tolist())
-        assert counts == {1, 2}
-
-    def test_bursts_less(self, pictures: Tensor, directions: Tensor) -> None:
+    def test_bursts_less(self, pictures: Tensor, taming: Taming) -> None:
         start = new_trainer(pictures, replace(SHORT, steps=20))
         losses(start, 20)
         config = replace(SHORT, steps=60, learning_rate=2e-3)
         plain, tamed = (
-            Trainer(copy.deepcopy(start.flow), pictures, config, directions=moved)
-            for moved in (None, directions)
+            Trainer(copy.deepcopy(start.flow), pictures, config, taming=how)
+            for how in (None, taming)
         )
         strayed = []
         for trainer in (plain, tamed):
             losses(trainer, 60)
             flow = trainer.flow
             latents = flow.flatten(flow.encode(pictures)).float()
-            moved = [latents + strength * d for d in directions for strength in (-1, 1)]
+            moved = [latents + strength * d for d in taming.directions for strength in (-1, 1)]
             with torch.no_grad():
                 strayed.append(burst_loss(flow.inverse(flow.unflatten(torch.cat(moved)))).mean())
         assert strayed[1] < 0.8 * strayed[0]
         bits = [bits_per_dim(trainer.flow, pictures).mean() for trainer in (plain, tamed)]
         assert bits[1] < bits[0] + 0.3
 
-    def test_holds_noise_near(
-        self, pictures: Tensor, directions: Tensor, monkeypatch: pytest.MonkeyPatch
+    def test_leaves_the_rest_still_and_the_face_as_it_was_taught(
+        self, pictures: Tensor, taming: Taming, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(Objective, "TAMING_WEIGHT", 2.0)
+        monkeypatch.setattr(model.tame, "STRAY_WEIGHT", 0.2)
+        start = new_trainer(pictures, replace(SHORT, steps=20))
+        losses(start, 20)
+        teacher = copy.deepcopy(start.flow).requires_grad_(False)
+        taming = replace(taming, directions=taming.directions / 4, still=torch.ones(3))
+        trainer = Trainer(
+            copy.deepcopy(start.flow),
+            pictures,
+            replace(SHORT, batch=16, steps=80),
+            taming=replace(taming, teacher=teacher),
+        )
+
+        @torch.no_grad()
+        def strayed() -> Tensor:
+            y = teacher.dequantize(pictures, torch.tensor(0.5))
+            found = []
+            for step in taming.directions:
+                moved, asked = (
+                    flow.inverse(flow.unflatten(flow.flatten(flow(y)[0]) + step))
+                    for flow in (trainer.flow, teacher)
+                )
+                found.append(stray(moved, y, asked, torch.ones(len(y))))
+            return torch.stack(found).mean()
+
+        before = strayed()
+        losses(trainer, 80)
+        assert strayed() < 0.8 * before
+        bits = [bits_per_dim(flow, pictures).mean() for flow in (teacher, trainer.flow)]
+        assert bits[1] < bits[0] + 0.3
+
+    def test_holds_noise_near(
+        self, pictures: Tensor, taming: Taming, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(model.tame, "BURST_WEIGHT", 2.0)
         start = new_trainer(pictures, replace(SHORT, steps=20))
         losses(start, 20)
         config = replace(SHORT, steps=60, learning_rate=5e-3)
         noise = black_and_white((16, 3, 8, 8), 256, torch.Generator().manual_seed(0))
         strayed = []
         for far in (math.inf, 2.0):  # so small a flow has little farther out
-            monkeypatch.setattr(model.train, "FAR", far)
-            trainer = Trainer(copy.deepcopy(start.flow), pictures, config, directions=directions)
+            monkeypatch.setattr(model.tame, "FAR", far)
+            trainer = Trainer(copy.deepcopy(start.flow), pictures, config, taming=taming)
             losses(trainer, 60)
             latents = trainer.flow.flatten(trainer.flow.encode(noise))
             strayed.append(latents.abs().sub(2).clamp(min=0).sum(1).log1p().mean().item())
         assert strayed[1] < strayed[0] - 0.2
 
-    def test_in_parts_it_learns_the_same(self, pictures: Tensor, directions: Tensor) -> None:
+    def test_in_parts_it_learns_the_same(self, pictures: Tensor, taming: Taming) -> None:
         runs = []
         for accumulate in (1, 4):  # of four parts two move nothing
             config = replace(SHORT, batch=16, accumulate=accumulate)
             trainer = new_trainer(pictures, config)
-            trainer.precision, trainer.directions = torch.float32, directions
+            trainer.precision, trainer.taming = torch.float32, taming
             losses(trainer, 3)
             runs.append(trainer.flow.prior.mean.detach())
         torch.testing.assert_close(*runs, rtol=1e-3, atol=1e-5)
 
-    def test_stops_and_goes_on(self, pictures: Tensor, directions: Tensor, tmp_path: Path) -> None:
+    def test_stops_and_goes_on(self, pictures: Tensor, taming: Taming, tmp_path: Path) -> None:
         whole, first, second = (new_trainer(pictures) for _ in range(3))
         for trainer in (whole, first, second):
-            trainer.directions = directions
+            trainer.taming = taming
         losses(whole, 4)
         losses(first, 2)
         first.save(tmp_path / "state")

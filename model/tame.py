@@ -1,0 +1,116 @@
+"""Taming: what edits do, held in training.
+
+Maximum likelihood says nothing of decode where no image's latent is, and there it can grow without
+bound. So the latents of some training images are moved along directions, as an edit moves them, and
+their pictures are to stay on their scale. Holding decode makes encode drive far apart what is no
+face, in the end past what float64 brings back: so noise is held near, too.
+
+Of faces in aligned crops it can be asked further that an edit changes the face alone: that around
+it the moved picture is the picture itself, that the skin keeps its light, and that within all is as
+a teacher draws it: the flow from before, moved as far. Without the teacher an edit that does
+nothing would be the best.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.attributes import BURST, bursts
+from model.flow import Flow
+from model.skin import inside, skin_light
+
+MOVED = 8  # of so many images the latent of one is moved
+STRENGTHS = (0.25, 1.5)  # by which
+FAR = 100.0  # deviations: a number of a latent may be so far out for a picture of noise
+BURST_WEIGHT = 0.1  # bits/dim
+STRAY_WEIGHT = 0.02  # bits/dim a grey level
+
+
+@dataclass(frozen=True)
+class Taming:
+    """What latents are moved along in training, `directions`, flat (D, dimensions), and `still`
+    (D,): from 0 to 1, how much around the face and of the skin's light is to stay as it is, where
+    there is a `teacher`."""
+
+    directions: Tensor
+    still: Tensor
+    teacher: Flow | None = None
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """For so many images: by how much their latents move, (count, dimensions), one in `MOVED`
+        of them, along one direction or two at once; and how still all else is to stay, (count,)."""
+        device = self.directions.device
+        shape = (count, len(self.directions))
+        draw, order, size, sign = torch.rand(4, *shape, generator=generator, device=device)
+        along = 1 + (draw[:, :1] < 0.5).int()
+        least, most = STRENGTHS
+        strengths = (least + (most - least) * size) * torch.where(sign < 0.5, -1, 1) / along.sqrt()
+        strengths[order.argsort(1) >= along] = 0
+        strengths[torch.arange(count, device=device) % MOVED > 0] = 0
+        still = torch.where(strengths == 0, 1, self.still).amin(1)
+        return strengths @ self.directions, still
+
+    def loss(
+        self,
+        flow: Flow,
+        y: Tensor,
+        latents: Tensor,
+        labels: Tensor | None,
+        steps: Tensor,
+        still: Tensor,
+        noise: Tensor,
+    ) -> Tensor:
+        """What a flow is to bring down beside the likelihood, bits/dim summed over images y, whose
+        flat `latents`, (B, dimensions), move by `steps`; `noise`, as y, are as many pictures.
+
+        Gradients go through encode, too: where a step is small the picture stays what it is,
+        whatever the weights are, and decode alone does not know that.
+        """
+        if not (moved := steps.any(1)).any():
+            return y.new_zeros(())
+        y, latents, steps, still, noise = (
+            each[moved] for each in (y, latents, steps, still, noise)
+        )
+        labels = None if labels is None else labels[moved]
+        pictures = flow.inverse(flow.unflatten(latents + steps), labels)
+        of_noise, _ = flow(noise)
+        loss = BURST_WEIGHT * (burst_loss(pictures) + far_loss(flow.flatten(of_noise))).sum()
+        if self.teacher:
+            with torch.no_grad():
+                known, _ = self.teacher(y, labels)
+                taught = self.teacher.unflatten(self.teacher.flatten(known) + steps)
+                asked = self.teacher.inverse(taught, labels)
+            holds = ~bursts(asked + 0.5) & ~bursts(pictures.detach() + 0.5)
+            strayed = stray(*(each[holds] for each in (pictures, y, asked, still)))
+            loss = loss + STRAY_WEIGHT * strayed.sum()
+        return loss
+
+
+def burst_loss(pictures: Tensor) -> Tensor:
+    """How far pictures y leave their scale, (B,): logarithmic in the sum of what lies outside, for
+    one that bursts does so by orders of magnitude."""
+    return _beyond(pictures, 0.5 + BURST / 4, 20)
+
+
+def far_loss(latents: Tensor) -> Tensor:
+    """How far flat latents, (B, dimensions), are beyond `FAR`, as `burst_loss` of pictures."""
+    return _beyond(latents, FAR, 1)
+
+
+def _beyond(values: Tensor, bound: float, scale: float) -> Tensor:
+    beyond = (values.abs() - bound).clamp(min=0).nan_to_num(0, 1e4, 1e4)
+    return torch.log1p(scale * beyond.flatten(1).sum(1))
+
+
+def stray(moved: Tensor, before: Tensor, asked: Tensor, still: Tensor) -> Tensor:
+    """How far edited pictures y are from what is asked for, grey levels, (B,): within from the
+    pictures `asked` for, around the face from those `before`, as far as it is to be `still`, (B,),
+    and how much lighter or darker cheeks and forehead became."""
+    face = inside(moved.shape[-1]).to(moved)
+    around = 1 - face
+    rim = asked + still[:, None, None, None] * (before - asked)
+    within = (face * (moved - asked)).abs().mean(dim=(1, 2, 3))
+    at_rim = (around * (moved - rim)).abs().mean(dim=(1, 2, 3)) / around.mean()
+    light = (skin_light(moved + 0.5) - skin_light(before + 0.5)).abs().sum(0)
+    return 255 * (within + at_rim) + still * light

@@ -1,0 +1,106 @@
+"""Taming: what moves, by how much, and what moved pictures are held to."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.skin import border, inside
+from model.tame import FAR, MOVED, STRENGTHS, Taming, burst_loss, far_loss, stray
+
+
+def test_burst_loss_is_logarithmic_in_what_leaves_the_scale() -> None:
+    pictures = torch.zeros(5, 3, 8, 8)
+    pictures[1, 0, 0, 0] = -0.54
+    pictures[2, 0, 0, 0] = 0.65
+    pictures[3, 0, 0, 0] = -100.55
+    pictures[4, 0, 0, 0] = torch.inf
+    inside, near, out, far, lost = burst_loss(pictures).tolist()
+    assert inside == near == 0
+    assert out == pytest.approx(math.log1p(2), abs=1e-4)
+    assert far == pytest.approx(math.log1p(2000), abs=1e-4)
+    assert far < lost < 20
+
+
+def test_far_loss_is_logarithmic_in_what_is_beyond() -> None:
+    latents = torch.zeros(4, 50)
+    latents[1, 3] = -FAR
+    latents[2, 3] = FAR + 2
+    latents[3, 3] = -FAR - 2000
+    near, edge, out, far = far_loss(latents).tolist()
+    assert near == edge == 0
+    assert out == pytest.approx(math.log1p(2), abs=1e-4)
+    assert far == pytest.approx(math.log1p(2000), abs=1e-4)
+
+
+class TestDraw:
+    """Which latents of a step move, and how still the rest of their pictures is to stay."""
+
+    @pytest.fixture
+    def draws(self) -> list[tuple[Tensor, Tensor]]:
+        taming = Taming(torch.eye(3), torch.tensor([0.0, 0.25, 1.0]))
+        return [taming.draw(2 * MOVED, torch.Generator().manual_seed(i)) for i in range(40)]
+
+    def test_along_one_direction_or_two(self, draws: list[tuple[Tensor, Tensor]]) -> None:
+        counts = set()
+        for steps, _ in draws:
+            moved = steps.any(1)
+            assert moved.nonzero()[:, 0].tolist() == [0, MOVED]
+            assert ((least := STRENGTHS[0] / math.sqrt(2)) <= steps[moved].abs().amax(1)).all()
+            assert least < steps.abs().max() <= STRENGTHS[1]
+            counts |= set(steps[moved].count_nonzero(1).tolist())
+        assert counts == {1, 2}
+
+    def test_as_still_as_the_direction_that_has_to_move_most(
+        self, draws: list[tuple[Tensor, Tensor]]
+    ) -> None:
+        seen = set()
+        for steps, still in draws:
+            for step, share in zip(steps[::MOVED], still[::MOVED].tolist(), strict=True):
+                assert share == (0.0, 0.25, 1.0)[int(step.nonzero()[0])]
+                seen.add(share)
+        assert seen == {0.0, 0.25, 1.0}
+
+
+class TestStray:
+    SIDE = 64
+
+    @pytest.fixture
+    def before(self) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return torch.rand(1, 3, self.SIDE, self.SIDE, generator=generator) * 0.4 - 0.2
+
+    @pytest.fixture
+    def asked(self, before: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(1)
+        return before + torch.rand(before.shape, generator=generator) * 0.2
+
+    def test_a_picture_that_stays_is_wrong_inside_alone(
+        self, before: Tensor, asked: Tensor
+    ) -> None:
+        found = stray(before, before, asked, torch.ones(1)).item()
+        within = (inside(self.SIDE) * (asked - before)).abs().mean().item()
+        assert found == pytest.approx(255 * within, rel=1e-4)
+
+    def test_as_asked_is_right_where_nothing_is_to_be_still(
+        self, before: Tensor, asked: Tensor
+    ) -> None:
+        assert stray(asked, before, asked, torch.zeros(1)).item() == pytest.approx(0, abs=1e-4)
+
+    def test_a_border_that_moves_is_wrong_by_as_many_grey_levels(self, before: Tensor) -> None:
+        moved = before.clone()
+        moved[:, :, border(self.SIDE)] += 10 / 255
+        around = 1 - inside(self.SIDE)
+        share = around[border(self.SIDE)].sum() / around.sum()
+        found = stray(moved, before, before, torch.ones(1)).item()
+        assert found == pytest.approx(10 * share.item(), abs=0.01)
+        assert stray(moved, before, moved, torch.zeros(1)).item() == pytest.approx(0, abs=1e-4)
+
+    def test_skin_that_grows_lighter_is_wrong_though_asked_for(self, before: Tensor) -> None:
+        asked = before.clone()
+        asked[:, :, 32:38, 15:20] += 10 / 255  # one cheek of the two
+        found = [stray(asked, before, asked, torch.tensor([share])).item() for share in (0, 0.5, 1)]
+        assert found[0] == pytest.approx(0, abs=1e-4)
+        assert found[2] == pytest.approx(2 * found[1])
+        assert 3 < found[2] < 5.1
