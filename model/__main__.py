@@ -17,10 +17,12 @@ from tqdm import tqdm
 
 from model import evaluate as evaluation
 from model.attributes import (
+    BATCH,
     Readings,
     attributes_of,
     confined,
     directions_of,
+    flat_latents,
     held_still,
     led,
     mean_difference,
@@ -64,7 +66,6 @@ from model.train import (
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 DEFAULTS = TrainConfig()
-BATCH = 16  # images encoded at once: more leave the cache
 STILL_FACES = 2048  # training faces on which it is seen what moves with a step
 LIGHT_FACES = 64  # of them with an attribute, and without, whose skin's light is to stay
 RANGE_FACES = 64  # validation faces on which the sliders' ends are measured
@@ -407,8 +408,7 @@ def directions(
     found = directions_of(sums, means, orthogonal)
     readings = read(flow, found, tqdm(held_out.batches(BATCH), "readings", unit="batch"), labels)
     _, faces = _spread(held_out, RANGE_FACES)
-    with torch.inference_mode():
-        latents = flow.flatten(flow.encode(faces.to(flow.device)))
+    latents = flat_latents(flow, faces)
     deviations = readings.values.std(dim=0).tolist()
     found = [replace(d, std=std) for d, std in zip(found, deviations, strict=True)]
     if clear:

@@ -15,6 +15,8 @@ from model.config import FlowConfig
 from model.data import Labels
 from model.runtime import Frozen
 
+BATCH = 16  # images at once: more leave the cache
+
 
 @dataclass(frozen=True)
 class Attribute:
@@ -403,6 +405,25 @@ def edited(
 
 
 @torch.inference_mode()
+def flat_latents(flow: Frozen, images: Tensor) -> Tensor:
+    """Latents of images (uint8), flat, (images, dimensions), on the flow's device."""
+    batches = images.to(flow.device).split(BATCH)
+    return torch.cat([flow.flatten(flow.encode(batch)) for batch in batches])
+
+
+@torch.inference_mode()
+def all_edited(flow: Frozen, latents: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+    """As `edited`, for any number of flat latents; `steps` are one, or one for each."""
+    steps = steps.to(latents).expand_as(latents)
+    done = [
+        edited(lambda z: flow.decode(flow.unflatten(z)), *both)
+        for both in zip(latents.split(BATCH), steps.split(BATCH), strict=True)
+    ]
+    pictures, shares = (torch.cat(each) for each in zip(*done, strict=True))
+    return pictures, shares
+
+
+@torch.inference_mode()
 def ranged(flow: Frozen, direction: Direction, latents: Tensor, share: float = 0.5) -> Direction:
     """The direction with `min` and `max` at -1 and 1, or further at the greatest of STRENGTHS, each
     way, whose step at least `share` of the faces take whole. `latents` are flat, (faces,
@@ -412,7 +433,7 @@ def ranged(flow: Frozen, direction: Direction, latents: Tensor, share: float = 0
 
     def holds(strength: float) -> bool:
         burst = 0
-        for chunk in latents.split(16):
+        for chunk in latents.split(BATCH):
             burst += int(bursts(flow.decode(flow.unflatten(chunk + strength * vector))).sum())
             if burst > allowed:  # no face to come can make up for it
                 return False

@@ -12,14 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from model.attributes import Readings, bursts, edited
+from model.attributes import BATCH, Readings, all_edited, bursts, flat_latents
 from model.bundle import Bundle, Direction
 from model.data import Labels, black_and_white, grid, spread
 from model.probe import Probe, judge, judge_images
 from model.runtime import Frozen, fastest
 from model.skin import border, cheeks
 
-BATCH = 32
 TEMPERATURES = (0.5, 0.7, 0.9, 1.0)
 LEAN = 0.8  # share of the flow's slope: all of it is too much, for log p bends down within a bin
 STRANGE = 32  # pictures of noise
@@ -53,20 +52,6 @@ class Edited:
         return [v if isinstance(v, str) else f"{v:.3f}" for v in vars(self).values()]
 
 
-@torch.inference_mode()
-def _latents(flow: Frozen, images: Tensor) -> Tensor:
-    return torch.cat([flow.flatten(flow.encode(b.to(flow.device))) for b in images.split(BATCH)])
-
-
-@torch.inference_mode()
-def _edited(flow: Frozen, latents: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
-    pairs = zip(latents.split(BATCH), steps.expand_as(latents).split(BATCH), strict=True)
-    chunks = [
-        edited(lambda z: flow.decode(flow.unflatten(z)), chunk, step) for chunk, step in pairs
-    ]
-    return torch.cat([pictures for pictures, _ in chunks]), torch.cat([s for _, s in chunks])
-
-
 def edit(
     flow: Frozen,
     probe: Probe,
@@ -80,7 +65,7 @@ def edit(
     and which of the faces have what the strength asks for then, (faces,). `latents` are those of
     the images, flat."""
     start = images.to(latents.device).float().add(0.5) / flow.bins
-    moved, share = _edited(flow, latents, strength * direction.vector.to(latents.device))
+    moved, share = all_edited(flow, latents, strength * direction.vector)
     before, after = judge(probe, start), judge(probe, moved)
     asked = math.copysign(1.0, strength)
     own = probe.attributes.index(direction.name)
@@ -122,7 +107,7 @@ def edits(
     it does, which of the images it was tried on, and on which of those it succeeded."""
     sign = labels.signs(names, [direction.name for direction in bundle.directions])
     flow = fastest(bundle.flow)
-    latents = _latents(flow, images)
+    latents = flat_latents(flow, images)
     deviations = judge_images(probe, images.to(flow.device)).std(dim=0)
     for column, direction in zip(sign.T, bundle.directions, strict=True):
         for strength in strengths(direction):
@@ -186,10 +171,10 @@ def strip(flow: Frozen, direction: Direction, images: Tensor, steps: int = 7) ->
     down = torch.linspace(direction.min, 0, steps // 2 + 1)
     up = torch.linspace(0, direction.max, steps // 2 + 1)
     strengths = torch.cat([down, up[1:]])
-    latents = _latents(flow, images)
+    latents = flat_latents(flow, images)
     moves = strengths.to(latents.device)[:, None] * direction.vector.to(latents.device)
     each = latents.repeat_interleave(len(moves), 0)
-    pictures, _ = _edited(flow, each, moves.repeat(len(latents), 1))
+    pictures, _ = all_edited(flow, each, moves.repeat(len(latents), 1))
     pictures = flow.quantize(pictures)
     return grid(pictures.cpu(), columns=len(strengths))
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from model.attributes import bursts, edited
+from model.attributes import BATCH, all_edited, bursts, flat_latents
 from model.flow import Flow
 from model.runtime import Frozen
 from model.skin import border, skin_light
@@ -23,7 +23,6 @@ from model.train import has_bfloat16
 CELLS = 32  # a side, in which movements of pictures are measured; the outermost are the border
 SKETCHES = 8  # a face and form
 SKIN_WEIGHT = 1 / 3  # how much the light of cheeks or forehead counts beside the border
-BATCH = 16
 MOST_NUMBERS = 4096  # numbers that may move: the forms have their square
 
 
@@ -118,18 +117,11 @@ def _loaded(face: Tensor) -> Tensor:
     return face + face.diagonal().mean() * torch.eye(len(face), dtype=torch.float64)
 
 
-@torch.inference_mode()
 def light_moved(flow: Frozen, faces: Tensor, step: Tensor) -> Tensor:
     """By how much a flat step, (dimensions,), moves the mean light of the skin of faces (uint8),
     grey levels, (2,): small steps do not tell, for glasses darken cheeks the more the clearer they
     are."""
-    before, after = [], []
-    for batch in faces.to(flow.device).split(BATCH):
-        latents = flow.flatten(flow.encode(batch))
-        moved, _ = edited(
-            lambda z: flow.decode(flow.unflatten(z)), latents, step.expand_as(latents).to(latents)
-        )
-        before.append(skin_light(batch.float().add(0.5) / flow.bins))
-        after.append(skin_light(moved))
-    moved_by: Tensor = (torch.cat(after, 1) - torch.cat(before, 1)).double().mean(1).cpu()
+    moved, _ = all_edited(flow, flat_latents(flow, faces), step)
+    before = skin_light(faces.to(moved.device).float().add(0.5) / flow.bins)
+    moved_by: Tensor = (skin_light(moved) - before).double().mean(1).cpu()
     return moved_by

@@ -20,11 +20,11 @@ from model.attributes import BURST, bursts
 from model.flow import Flow
 from model.skin import inside, skin_light
 
-MOVED = 8  # of so many images the latent of one is moved
+MOVED = 4  # of so many images the latent of one is moved
 STRENGTHS = (0.25, 1.5)  # by which
 FAR = 100.0  # deviations: a number of a latent may be so far out for a picture of noise
 BURST_WEIGHT = 0.1  # bits/dim
-STRAY_WEIGHT = 0.02  # bits/dim a grey level
+STRAY_WEIGHT = 0.01  # bits/dim a grey level
 
 
 @dataclass(frozen=True)

@@ -730,7 +730,7 @@ class TestTaming:
 
     def test_in_parts_it_learns_the_same(self, pictures: Tensor, taming: Taming) -> None:
         runs = []
-        for accumulate in (1, 4):  # of four parts two move nothing
+        for accumulate in (1, 8):  # of eight parts four move nothing
             config = replace(SHORT, batch=16, accumulate=accumulate)
             trainer = new_trainer(pictures, config)
             trainer.precision, trainer.taming = torch.float32, taming
