@@ -131,8 +131,8 @@ def train(
     tame: Annotated[
         bool,
         typer.Option(
-            help="Hold faces moved along the directions of --start on their scale: for some "
-            "hundred steps at most, at a quarter of the rate."
+            help="Hold faces moved along the directions of --start on their scale: without --still "
+            "for some hundred steps at most, at a quarter of the rate."
         ),
     ] = False,
     still: Annotated[

@@ -34,7 +34,8 @@ def inside(side: int) -> Tensor:
 def luminance(pictures: Tensor) -> Tensor:
     """Of pictures (B, 3, H, W) on the 0 to 1 scale, in grey levels of 0 to 255 (BT.601)."""
     weights = torch.tensor([0.299, 0.587, 0.114], device=pictures.device)
-    return torch.einsum("bchw,c->bhw", pictures.clamp(0, 1), weights) * 255
+    # not as a product of matrices, which autocast would round to whole grey levels
+    return (pictures.clamp(0, 1) * weights[:, None, None]).sum(1) * 255
 
 
 def skin_light(pictures: Tensor) -> Tensor:

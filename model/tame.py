@@ -21,7 +21,7 @@ from model.flow import Flow
 from model.skin import inside, skin_light
 
 MOVED = 4  # of so many images the latent of one is moved
-STRENGTHS = (0.25, 1.5)  # by which
+LEAST, MOST = 0.25, 1.5  # strengths by which
 FAR = 100.0  # deviations: a number of a latent may be so far out for a picture of noise
 BURST_WEIGHT = 0.1  # bits/dim
 STRAY_WEIGHT = 0.01  # bits/dim a grey level
@@ -31,7 +31,7 @@ STRAY_WEIGHT = 0.01  # bits/dim a grey level
 class Taming:
     """What latents are moved along in training, `directions`, flat (D, dimensions), and `still`
     (D,): from 0 to 1, how much around the face and of the skin's light is to stay as it is, where
-    there is a `teacher`."""
+    there is a `teacher`. All is where the flow is that learns."""
 
     directions: Tensor
     still: Tensor
@@ -44,8 +44,7 @@ class Taming:
         shape = (count, len(self.directions))
         draw, order, size, sign = torch.rand(4, *shape, generator=generator, device=device)
         along = 1 + (draw[:, :1] < 0.5).int()
-        least, most = STRENGTHS
-        strengths = (least + (most - least) * size) * torch.where(sign < 0.5, -1, 1) / along.sqrt()
+        strengths = (LEAST + (MOST - LEAST) * size) * torch.where(sign < 0.5, -1, 1) / along.sqrt()
         strengths[order.argsort(1) >= along] = 0
         strengths[torch.arange(count, device=device) % MOVED > 0] = 0
         still = torch.where(strengths == 0, 1, self.still).amin(1)

@@ -74,7 +74,8 @@ class Objective(nn.Module):
     """Of dequantized images y: the loss to go down, and the mean bits/dim within it.
 
     They differ where the images have classes, which the flow's classification head then learns
-    beside it (the weight is that of Glow's published code), and with `taming`, which makes `moves`.
+    beside it (the weight is that of Glow's published code), and with `taming`, whose `loss` takes
+    the `moves`.
     """
 
     CLASS_WEIGHT = 0.01

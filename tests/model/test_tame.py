@@ -1,13 +1,16 @@
 """Taming: what moves, by how much, and what moved pictures are held to."""
 
+import copy
 import math
 
 import pytest
 import torch
 from torch import Tensor
 
+from model.config import FlowConfig
+from model.flow import Flow
 from model.skin import border, inside
-from model.tame import FAR, MOVED, STRENGTHS, Taming, burst_loss, far_loss, stray
+from model.tame import FAR, LEAST, MOST, MOVED, Taming, burst_loss, far_loss, stray
 
 
 def test_burst_loss_is_logarithmic_in_what_leaves_the_scale() -> None:
@@ -47,8 +50,8 @@ class TestDraw:
         for steps, _ in draws:
             moved = steps.any(1)
             assert moved.nonzero()[:, 0].tolist() == [0, MOVED]
-            assert ((least := STRENGTHS[0] / math.sqrt(2)) <= steps[moved].abs().amax(1)).all()
-            assert least < steps.abs().max() <= STRENGTHS[1]
+            assert ((least := LEAST / math.sqrt(2)) <= steps[moved].abs().amax(1)).all()
+            assert least < steps.abs().max() <= MOST
             counts |= set(steps[moved].count_nonzero(1).tolist())
         assert counts == {1, 2}
 
@@ -104,3 +107,40 @@ class TestStray:
         assert found[0] == pytest.approx(0, abs=1e-4)
         assert found[2] == pytest.approx(2 * found[1])
         assert 3 < found[2] < 5.1
+
+    def test_what_computes_in_bfloat16_sees_as_little_light(self, before: Tensor) -> None:
+        lighter = before + 0.4 / 255
+        ways = [torch.autocast("cpu", torch.bfloat16, enabled) for enabled in (False, True)]
+        found = []
+        for way in ways:
+            with way:
+                found.append(stray(lighter, before, lighter, torch.ones(1)).item())
+        assert found[1] == pytest.approx(found[0], abs=1e-3)
+        assert found[0] > 0.8
+
+
+class TestLoss:
+    """What moves to where no picture is, and what does not move, does no harm."""
+
+    @pytest.fixture
+    def flow(self) -> Flow:
+        torch.manual_seed(0)
+        flow = Flow(FlowConfig(resolution=8, steps=(2, 2), hidden=(8, 8)))
+        for parameter in flow.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        return flow
+
+    @pytest.mark.parametrize("length", [0.0, 1e4])
+    def test_is_finite(self, flow: Flow, length: float) -> None:
+        y = torch.rand(4, 3, 8, 8) - 0.5
+        latents = flow.flatten(flow(y)[0])
+        steps = torch.zeros_like(latents)
+        steps[:2] = length
+        teacher = copy.deepcopy(flow).requires_grad_(False)
+        taming = Taming(torch.ones(1, latents.shape[1]), torch.ones(1), teacher)
+        loss = taming.loss(flow, y, latents, None, steps, torch.ones(4), y)
+        assert loss.isfinite()
+        assert (loss > 0) == (length > 0)
+        if length:
+            gradients = torch.autograd.grad(loss, list(flow.parameters()), allow_unused=True)
+            assert all(each.isfinite().all() for each in gradients if each is not None)
