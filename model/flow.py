@@ -196,7 +196,7 @@ class Flow(nn.Module):
 
         The path of x is in float64 here and in decode: in float32 its rounding, magnified on the
         way back, can reach the next bin in pictures far from any face. The networks, which take
-        the time, keep the precision of their weights.
+        the time, keep the precision of their weights and see x rounded (`model.layers.seen`).
         """
         latent: Latent = self(self.dequantize(images.double(), noise=0.5), labels)[0]
         return latent

@@ -190,6 +190,18 @@ class ResidualBlock(nn.Module):
         return out
 
 
+ROUGH = 1.5 * 2.0**12  # float32 numbers near it are multiples of 2**-11
+
+
+def seen(x: Tensor, precision: torch.dtype) -> Tensor:
+    """x as a network of that precision sees it. Where the path of x is finer (see `Flow.encode`),
+    in multiples of 2**-11: what decode brings back but for float64's rounding looks the same, bar
+    ties, and a network has nothing to magnify."""
+    if x.dtype == torch.float64 and precision == torch.float32:
+        return (x + ROUGH).float() - ROUGH
+    return x.to(precision)
+
+
 class CouplingNetwork(nn.Module):
     """The network inside a coupling: a first layer, `depth` middle ones and a last. As it stands
     it is Glow's, 3x3, 1x1 and 3x3 convolutions (5.1); with `residual` middle layers RealNVP's;
@@ -218,7 +230,7 @@ class CouplingNetwork(nn.Module):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu_(self.first(x.to(self.first.weight.dtype)))
+        out = F.relu_(self.first(seen(x, self.first.weight.dtype)))
         for layer in (self.middle, *self.further):
             out = F.relu_(layer(out))
         last: Tensor = self.last(out)
@@ -422,7 +434,7 @@ class Split(nn.Module):
         self.prior = ZeroConv(kept, 2 * (channels - kept))
 
     def _mean_and_log_scale(self, kept: Tensor) -> tuple[Tensor, Tensor]:
-        prior = self.prior(kept.to(self.prior.weight.dtype)).to(kept.dtype)
+        prior = self.prior(seen(kept, self.prior.weight.dtype)).to(kept.dtype)
         mean, log_scale = prior.chunk(2, dim=1)
         return mean, bounded(log_scale, self.LOG_SCALE_BOUND)
 

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from model.flow import Flow, Latent, Level
 from model.layers import (
+    ROUGH,
     AdditiveCoupling,
     AffineCoupling,
     Chain,
@@ -39,7 +40,6 @@ from model.layers import (
 
 PATH_ERROR = 1e-10  # of x, from encode to decode: 3e-14 on faces, 9e-11 on black and white noise
 POINTS = [0.5 + i / 64 for i in range(8)]  # of a bin, tried in turn
-ROUGH = 1.5 * 2.0**12  # float32 numbers near it are multiples of 2**-11
 FINE_PIXELS = 64  # a level of no more has float32 networks, which cost it little
 CHUNK = 16  # images, whose activations fit in the cache
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h
