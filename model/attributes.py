@@ -338,7 +338,7 @@ def led(direction: Direction, vector: Tensor) -> Direction:
 
 
 BURST = 0.2  # how far a decoded value may leave the 0 to 1 scale before the picture breaks
-WORSE = 0.1  # how much further an edit may take one that is broken already
+WORSE = 0.1  # how much further an edit may take one that breaks by itself, with half of that
 AIM = 0.85  # of what a picture may leave the scale by: a step that bursts it is cut to reach this
 LEAST, MOST = 0.6, 0.9  # that is left of a step by one cut
 FEW = 3  # cuts after which it is asked whether the face itself bursts
@@ -365,8 +365,8 @@ def edited(
     picture bursts is shortened until it holds. Beyond the latents that the flow has seen, a decode
     can grow without bound; how far a face may move before that, only the decode tells.
 
-    A face that was drawn or mixed may burst by itself: its steps may add WORSE to that, and one
-    that adds more however short is not taken.
+    A face that was drawn or mixed may burst by itself, or nearly: its steps may add half of what it
+    leaves the scale by, and WORSE. One that adds more however short is not taken.
 
     `latents` and `steps` are flat, (B, dimensions), and `decode` takes such. No step, no change:
     that picture is the latent's own.
@@ -391,8 +391,8 @@ def edited(
     again = torch.nonzero(bursts(pictures) & steps.any(1))[:, 0]
     again = cut(again, pictures.new_full((len(again),), BURST), FEW)
     if len(again):
-        bound = overshoot(decode(latents[again])).nan_to_num(BURST).clamp(min=BURST)
-        bound += WORSE * (bound > BURST)
+        own = overshoot(decode(latents[again])).nan_to_num(0)
+        bound = (own + own / 2 + WORSE).clamp(min=BURST)
         wild = again[bound > BURST]
         if len(wild):
             share[wild] = 1
