@@ -392,7 +392,7 @@ def edited(
     again = cut(again, pictures.new_full((len(again),), BURST), FEW)
     if len(again):
         own = overshoot(decode(latents[again])).nan_to_num(0)
-        bound = (own + own / 2 + WORSE).clamp(min=BURST)
+        bound = (1.5 * own + WORSE).clamp(min=BURST)
         wild = again[bound > BURST]
         if len(wild):
             share[wild] = 1

@@ -11,6 +11,7 @@ FADE = 1 / 16  # likewise
 
 
 def border_width(side: int) -> int:
+    """Pixels, in a square of that side."""
     return max(1, round(side * BORDER))
 
 
