@@ -45,8 +45,9 @@ from model.data import (
     spread,
     write_pack,
 )
-from model.flow import Flow
-from model.grow import grown
+from model.factors import fitted as fit_prior
+from model.flow import Flow, Latent
+from model.grow import grown, with_factors, without_factors
 from model.probe import judge_images
 from model.probe import train as train_probe
 from model.runtime import Frozen, fastest, keep_freed_memory
@@ -68,6 +69,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 DEFAULTS = TrainConfig()
 STILL_FACES = 2048  # training faces on which it is seen what moves with a step
 LIGHT_FACES = 64  # of them with an attribute, and without, whose skin's light is to stay
+PRIOR_FACES = 2**14  # training faces whose latents, and mirrored ones', the prior is fitted to
 RANGE_FACES = 64  # validation faces on which the sliders' ends are measured
 PROBE_IMAGES = 20_000  # training images that the probe learns from
 LABELS_HELP = (
@@ -445,6 +447,62 @@ def _spread(images: Images, count: int) -> tuple[list[str], Tensor]:
     names = images.names()
     chosen = {names[place] for place in spread(len(names), count)}
     return next(images.among(chosen).batches(sys.maxsize))
+
+
+@app.command()
+def prior(
+    bundle_path: Annotated[
+        Path, typer.Option("--bundle", help="The model; the prior goes into it.")
+    ],
+    data_path: Annotated[Path, typer.Option("--data", help="As in train.")],
+    validation: Annotated[Path | None, typer.Option(help="The same for validation.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write here instead.")] = None,
+    half: Annotated[bool, typer.Option(help="Store float16: half the size.")] = False,
+    levels: Annotated[
+        int, typer.Option(min=0, help="How many of the last levels' parts it is of; 0 is all.")
+    ] = 0,
+    factors: Annotated[int, typer.Option(min=1, help="The most factors that it may have.")] = 256,
+) -> None:
+    """Fit the prior to the latents of the training images, once all training is done: what varies
+    together in them then does so in samples. Latents, and what they decode to, stay what they are.
+    """
+    bundle = Bundle.load(bundle_path, _device())
+    flow = without_factors(bundle.flow)
+    program = fastest(flow)
+    keep_freed_memory()
+    if levels > flow.config.levels:
+        raise typer.BadParameter(f"the flow has {flow.config.levels} levels, not {levels}")
+    levels = levels or flow.config.levels
+    train = Images.find(data_path, flow.config.resolution, "train", validation)
+    held_out = Images.find(data_path, flow.config.resolution, "val", validation)
+    names = train.names()
+    chosen = train.among({names[place] for place in spread(len(names), PRIOR_FACES)})
+    generator = torch.Generator().manual_seed(0)
+
+    def forward(images: Tensor) -> tuple[Latent, Tensor]:
+        noise = torch.rand(images.shape, generator=generator)
+        with torch.inference_mode():
+            return program(flow.dequantize(images, noise).to(flow.device))
+
+    together = [
+        flow.flatten(forward(each)[0][-levels:]).float()
+        for _, images in tqdm(chosen.batches(BATCH), "latents", unit="batch")
+        for each in (images, images.flip(-1))
+    ]
+    try:
+        bundle.flow = with_factors(flow, fit_prior(torch.cat(together), factors), levels).eval()
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    before: list[Tensor] = []
+    after: list[Tensor] = []
+    for _, images in tqdm(held_out.batches(BATCH), "validation", unit="batch"):
+        found = forward(images)
+        for kept, one in ((before, flow), (after, bundle.flow)):
+            kept.append(flow.bits_per_dim(one.log_density_of(*found)))
+    bundle.save(out or bundle_path, half)
+    save_samples(bundle.flow, (out or bundle_path).with_suffix(".png"))
+    was, now = torch.cat(before).mean(), torch.cat(after).mean()
+    print(f"{bundle.flow.config.factors} factors: validation bits/dim {was:.4f} to {now:.4f}")
 
 
 def _times(still: str, names: list[str]) -> list[float]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from model.config import FlowConfig
 from model.flow import Flow
 
-FORMAT = 2
+FORMAT = 3
 MAX_CONDITION = 1e5  # of a 1x1 convolution: beyond it, 8-bit pictures do not come back exactly
 
 
@@ -134,7 +134,8 @@ class Bundle:
                 differences = torch.stack([direction.along for direction in self.directions])
                 tensors["differences"] = differences.to("cpu", dtype)
         header = {
-            "format": FORMAT if differing else 1,  # without differences older versions read it
+            # older versions read what has nothing that they do not know
+            "format": 3 if self.flow.config.factors else 2 if differing else 1,
             "name": self.name,
             "config": self.flow.config.to_dict(),
             "directions": [

@@ -1,5 +1,6 @@
 """What a flow is: its shape, depth and widths, and the presets that have names."""
 
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
@@ -27,6 +28,8 @@ class FlowConfig:
     `flat` is the form of NICE: one level on the picture as one vector, whose coupling networks
     are perceptrons on its even and its odd half. `prior` is the distribution of each number of a
     latent. `classes` is how many classes of image the last part has a prior of its own for.
+    `factors` is how many common factors the parts of the last `factor_levels` levels vary by
+    (`model.factors`), which are found for a flow that was trained without.
     """
 
     resolution: int = 64
@@ -45,6 +48,8 @@ class FlowConfig:
     flat: bool = False
     prior: Prior = "gaussian"
     classes: int = 0
+    factors: int = 0
+    factor_levels: int = 0
 
     def __post_init__(self) -> None:
         if not self.steps or len(self.steps) != len(self.hidden):
@@ -61,6 +66,13 @@ class FlowConfig:
             raise ValueError(f"depth must be positive, not {self.depth}")
         if self.classes < 0:
             raise ValueError(f"classes must be none or more, not {self.classes}")
+        if (self.factors > 0) != (0 < self.factor_levels <= self.levels) or self.factors < 0:
+            raise ValueError(
+                f"factors {self.factors} and factor_levels {self.factor_levels} must both be 0, or "
+                f"positive, and the levels no more than {self.levels}"
+            )
+        if self.factors and (self.prior != "gaussian" or self.classes):
+            raise ValueError("factors are for a gaussian prior, and one without classes")
         if min(self.resolution, self.channels) < 1:
             raise ValueError(
                 f"resolution {self.resolution} and channels {self.channels} must be positive"
@@ -127,8 +139,18 @@ class FlowConfig:
             for (channels, size, _), kept in zip(inputs, after, strict=True)
         ]
 
+    @property
+    def factor_dimensions(self) -> int:
+        """Numbers of the parts that vary by common factors."""
+        shapes = self.part_shapes[self.levels - self.factor_levels :]
+        return sum(math.prod(shape) for shape in shapes)
+
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """All settings; without factors nothing of them, which versions that know none read."""
+        settings = asdict(self)
+        if not self.factors:
+            del settings["factors"], settings["factor_levels"]
+        return settings
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "FlowConfig":

@@ -7,8 +7,10 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import LowRankMultivariateNormal
 
 from model.config import FlowConfig
+from model.factors import FactorPrior
 from model.layers import (
     ActNorm,
     AdditiveCoupling,
@@ -31,7 +33,7 @@ from model.layers import (
 )
 from model.reversible import run as run_reversible
 
-Latent = list[Tensor]  # one part per level, of the standard prior: (B, *config.part_shapes[i])
+Latent = list[Tensor]  # one part per level: (B, *config.part_shapes[i])
 
 
 def _normalisation(config: FlowConfig, channels: int) -> list[Layer]:
@@ -121,7 +123,8 @@ class Level(nn.Module):
 
 
 class Flow(nn.Module):
-    """A bijection between images and latents of a standard prior, Gaussian or logistic.
+    """A bijection between images and latents of a standard prior, Gaussian or logistic, or of a
+    Gaussian that varies by common factors (`model.factors`).
 
     Images are uint8 (B, C, H, W) with values below 2**bits. `forward` and `inverse` work on the
     continuous image y in [-0.5, 0.5]; `encode`, `decode` and `log_prob` on the picture itself.
@@ -142,6 +145,9 @@ class Flow(nn.Module):
             Split(4 * channels, kept) for (channels, *_), (kept, *_) in pairwise(shapes)
         )
         self.prior = GaussianPrior(config.part_shapes[-1], config.classes)
+        self.common: FactorPrior | None = None
+        if config.factors:
+            self.common = FactorPrior(config.factor_dimensions, config.factors)
         if config.classes:
             self.classifier = nn.Linear(config.part_shapes[-1][0], config.classes)
             nn.init.zeros_(self.classifier.weight)
@@ -241,10 +247,19 @@ class Flow(nn.Module):
         y was dequantized from."""
         return self.log_density_of(*self(y, labels))
 
-    def log_density_of(self, latent: Latent, log_det: Tensor) -> Tensor:
-        """`log_density` of what `forward` gives."""
-        log_prior = torch.stack([self._log_prior(part) for part in latent]).sum(0)
-        log_density: Tensor = log_prior + log_det
+    def log_density_of(
+        self, latent: Latent, log_det: Tensor, common: LowRankMultivariateNormal | None = None
+    ) -> Tensor:
+        """`log_density` of what `forward` gives; `common` is the distribution of the prior with
+        factors, from whoever asks more than once."""
+        alone = self.config.levels - self.config.factor_levels
+        log_priors = [self._log_prior(part) for part in latent[:alone]]
+        if self.common:
+            together = self.flatten(latent[alone:])
+            common = common or self.common.distribution(together.dtype)
+            with torch.autocast(together.device.type, enabled=False):
+                log_priors.append(common.log_prob(together))
+        log_density: Tensor = torch.stack(log_priors).sum(0) + log_det
         return log_density - self.config.dimensions * math.log(self.bins)
 
     def class_logits(self, latent: Latent, labels: Tensor | None = None) -> Tensor:
@@ -267,16 +282,25 @@ class Flow(nn.Module):
         return -log_prob / (self.config.dimensions * math.log(2))
 
     def sample_latent(self, count: int, temperature: float = 0.7, seed: int = 0) -> Latent:
-        """`count` draws of the standard prior times the temperature, the same for a seed on every
-        device."""
+        """`count` draws of the prior, whose deviation from its mean is taken times the temperature;
+        the same for a seed on every device."""
         generator = torch.Generator().manual_seed(seed)
-        shape = (count, self.config.dimensions)
+        shape = (count, self.config.dimensions + self.config.factors)
         match self.config.prior:
             case "gaussian":
                 standard = torch.randn(shape, generator=generator)
             case "logistic":  # uniform draws are multiples of 2**-24, and may be 0
                 standard = torch.rand(shape, generator=generator).logit(eps=2**-24)
-        return self.unflatten((standard * temperature).to(self.prior.mean))
+        flat, factors = (
+            (standard * temperature)
+            .to(self.prior.mean)
+            .tensor_split([self.config.dimensions], dim=1)
+        )
+        if self.common:
+            alone = self.config.dimensions - self.config.factor_dimensions
+            together = self.common.of_standard(flat[:, alone:], factors)
+            flat = torch.cat([flat[:, :alone], together], dim=1)
+        return self.unflatten(flat)
 
     def sample(
         self,

@@ -1,5 +1,6 @@
 """Growing a trained flow: more steps and the same function, or twice the resolution and the same
-function of the smaller picture, so that training goes on from there."""
+function of the smaller picture, so that training goes on from there; and, after training, a prior
+with common factors."""
 
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import FlowConfig
+from model.factors import FactorPrior
 from model.flow import Flow
 from model.layers import Chain, Invertible1x1
 
@@ -17,6 +19,7 @@ DETAIL_GAIN = 64.0
 def grown(flow: Flow, config: FlowConfig) -> Flow:
     """A flow of a deeper config that maps every image as `flow` does, with its weights; or of one
     of twice the resolution, with a level before the others that maps the means of 2x2 pixels so.
+    The common factors of its prior are left behind: they are found after training.
 
     Each level keeps its steps, and as many as are missing follow them in pairs: a step that swaps
     the halves of x for the coupling, which is the identity as it starts (Glow, 3.3), and one that
@@ -25,9 +28,29 @@ def grown(flow: Flow, config: FlowConfig) -> Flow:
     Raises ValueError where the configs differ in more, a level has more steps than it may keep, or
     lacks an odd number of them, or a new first level has not one step and some fours.
     """
+    flow = without_factors(flow)
     if config.resolution > flow.config.resolution:
         return _finer(flow, config)
     return _deeper(flow, config)
+
+
+def with_factors(flow: Flow, prior: FactorPrior, levels: int) -> Flow:
+    """The same flow, whose parts of the last levels have a prior with common factors."""
+    plain = without_factors(flow)
+    factors = prior.loadings.shape[1]
+    fitted = Flow(replace(plain.config, factors=factors, factor_levels=levels)).to(plain.prior.mean)
+    of_prior = {f"common.{name}": value for name, value in prior.state_dict().items()}
+    fitted.load_state_dict(plain.state_dict() | of_prior)
+    return fitted
+
+
+def without_factors(flow: Flow) -> Flow:
+    """The same flow of a standard prior."""
+    if not flow.common:
+        return flow
+    plain = Flow(replace(flow.config, factors=0, factor_levels=0)).to(flow.prior.mean)
+    plain.load_state_dict({name: flow.state_dict()[name] for name in plain.state_dict()})
+    return plain
 
 
 @torch.no_grad()

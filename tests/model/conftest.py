@@ -30,14 +30,19 @@ FAMILIES = {
     ),
     "nice": replace(PRESETS["nice32"], resolution=8, hidden=(16,)),
 }
-TOYS = {
-    f"{coupling}-{permutation}": FlowConfig.from_dict(
-        {**TOY.to_dict(), "coupling": coupling, "permutation": permutation}
-    )
-    for coupling, permutation in product(
-        ("affine", "additive"), ("invertible_1x1", "shuffle", "reverse")
-    )
-} | FAMILIES
+FACTORS = {"factors": replace(TOY, factors=3, factor_levels=1)}
+TOYS = (
+    {
+        f"{coupling}-{permutation}": FlowConfig.from_dict(
+            {**TOY.to_dict(), "coupling": coupling, "permutation": permutation}
+        )
+        for coupling, permutation in product(
+            ("affine", "additive"), ("invertible_1x1", "shuffle", "reverse")
+        )
+    }
+    | FACTORS
+    | FAMILIES
+)
 
 
 def perturbed(module: Module, scale: float = 0.1, seed: int = 0) -> Module:

@@ -17,7 +17,9 @@ from torch import Tensor
 import model
 from model.bundle import FORMAT, Bundle, BundleError, Direction
 from model.config import FlowConfig
+from model.factors import FactorPrior
 from model.flow import Flow
+from model.grow import with_factors
 from model.layers import Invertible1x1
 
 Rewrite = Callable[[dict[str, Any], dict[str, Tensor]], object]
@@ -137,6 +139,17 @@ class TestRoundTrip:
     def test_a_bundle_without_differences_is_one_for_older_versions(self, path: Path) -> None:
         with safe_open(path, framework="pt") as file:
             assert json.loads(file.metadata()["glow-editor"])["format"] == 1
+
+    def test_factors_survive_in_a_format_of_their_own(
+        self, flow: Flow, tmp_path: Path, perturb: Callable[..., FactorPrior]
+    ) -> None:
+        factored = with_factors(flow, perturb(FactorPrior(flow.config.dimensions, 2)), 2)
+        Bundle("toy", factored).save(tmp_path / "toy.safetensors")
+        loaded = Bundle.load(tmp_path / "toy.safetensors").flow
+        assert loaded.config == factored.config
+        assert all(map(torch.equal, loaded.sample_latent(2), factored.sample_latent(2)))
+        with safe_open(tmp_path / "toy.safetensors", framework="pt") as file:
+            assert json.loads(file.metadata()["glow-editor"])["format"] == 3
 
     def test_the_jpeg_of_its_crops_survives(self, bundle: Bundle, path: Path) -> None:
         assert Bundle.load(path).crop_jpeg is None

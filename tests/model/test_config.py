@@ -35,6 +35,18 @@ def test_every_setting_survives_json() -> None:
         classes=10,
     )
     assert FlowConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    factored = FlowConfig(factors=128, factor_levels=3)
+    assert FlowConfig.from_dict(json.loads(json.dumps(factored.to_dict()))) == factored
+
+
+def test_a_flow_without_factors_is_one_for_older_versions() -> None:
+    assert not [name for name in FlowConfig().to_dict() if "factor" in name]
+
+
+def test_the_parts_of_the_last_levels_have_factors() -> None:
+    assert FlowConfig(factors=8, factor_levels=2).factor_dimensions == (24 * 8 + 96 * 2) * 8
+    assert FlowConfig(factors=8, factor_levels=4).factor_dimensions == FlowConfig().dimensions
+    assert FlowConfig().factor_dimensions == 0
 
 
 def test_a_config_of_before_the_families_is_glow() -> None:
@@ -108,6 +120,12 @@ def test_parts_hold_every_number_once(levels: int, channels: int, kept: tuple[in
         ({"prior": "student"}, "student"),
         ({"depth": 0}, "depth must be positive"),
         ({"classes": -1}, "classes must be none or more"),
+        ({"factors": 8}, "factors 8 and factor_levels 0 must both be 0"),
+        ({"factor_levels": 1}, "factors 0 and factor_levels 1"),
+        ({"factors": -1, "factor_levels": 1}, "factors -1"),
+        ({"factors": 8, "factor_levels": 5}, "no more than 4"),
+        ({"factors": 8, "factor_levels": 1, "prior": "logistic"}, "a gaussian prior"),
+        ({"factors": 8, "factor_levels": 1, "classes": 2}, "without classes"),
         ({"checkerboard": (3, 3)}, "checkerboard"),
         ({"checkerboard": (3, 3, -1, 3)}, "checkerboard"),
         ({"kept": (3, 6, 12, 24)}, r"kept \(3, 6, 12, 24\) must name"),

@@ -60,6 +60,19 @@ def standard_prior(flow: Flow) -> torch.distributions.Distribution:
     return torch.distributions.TransformedDistribution(uniform, [logit])
 
 
+def log_prior(flow: Flow, latent: Tensor) -> Tensor:
+    """Of one flat latent; where it has common factors, by the covariance that they give."""
+    alone = flow.config.dimensions - (flow.config.factor_dimensions if flow.common else 0)
+    log_prob: Tensor = standard_prior(flow).log_prob(latent[:alone]).sum()
+    if flow.common:
+        loadings, own = flow.common.loadings, (2 * flow.common.log_scale).exp().diag()
+        together = torch.distributions.MultivariateNormal(
+            flow.common.mean, loadings @ loadings.T + own
+        )
+        log_prob = log_prob + together.log_prob(latent[alone:])
+    return log_prob
+
+
 def tiny(perturb: Callable[..., Flow], scale: float = 0.1) -> Flow:
     return perturb(Flow(MINIMAL), scale=scale).double().requires_grad_(False)
 
@@ -154,8 +167,9 @@ class TestDensity:
                 image.flatten(),
                 vectorize=True,
             )
-            log_prior = standard_prior(flow).log_prob(latent).sum()
-            expected = log_prior + torch.linalg.slogdet(jacobian)[1] - size * math.log(256)
+            expected = (
+                log_prior(flow, latent) + torch.linalg.slogdet(jacobian)[1] - size * math.log(256)
+            )
             torch.testing.assert_close(claimed, expected)
 
     def test_integrates_to_one(self, perturb: Callable[..., Flow]) -> None:

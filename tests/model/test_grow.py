@@ -1,6 +1,7 @@
 """A grown flow is the one that it grew from, on the same pictures or on their halves, until it
 learns."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.config import FlowConfig
+from model.factors import FactorPrior
 from model.flow import Flow
-from model.grow import DETAIL_GAIN, grown
+from model.grow import DETAIL_GAIN, grown, with_factors
 from model.train import TrainConfig, Trainer
 
 CONFIG = FlowConfig(resolution=16, steps=(2, 3), hidden=(8, 8))
@@ -85,6 +87,18 @@ def test_a_finer_flow_keeps_its_classes() -> None:
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b)
     torch.testing.assert_close(finer.class_logits(ours, labels), flow.class_logits(theirs, labels))
+
+
+@pytest.mark.parametrize("config", [CONFIG, DEEPER, FINER], ids=["same", "deeper", "finer"])
+def test_factors_are_left_behind(
+    flow: Flow, config: FlowConfig, perturb: Callable[..., FactorPrior]
+) -> None:
+    prior = perturb(FactorPrior(CONFIG.dimensions, 2))
+    ours, theirs = grown(with_factors(flow, prior, 2), config), grown(flow, config)
+    assert ours.config == config
+    torch.manual_seed(0)
+    y = torch.rand(2, 3, config.resolution, config.resolution) - 0.5
+    torch.testing.assert_close(ours.log_density(y), theirs.log_density(y))
 
 
 def test_the_new_steps_learn(flow: Flow, images: Tensor) -> None:

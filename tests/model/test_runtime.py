@@ -31,6 +31,7 @@ CONFIGS = {
     "logistic": replace(GLOW, prior="logistic"),
     "four bits": replace(GLOW, bits=4),
     "classes": replace(GLOW, classes=3),
+    "factors": replace(GLOW, factors=3, factor_levels=2),
 }
 PRECISIONS = [torch.float32, torch.bfloat16]
 CLOSE = {torch.float32: 2e-3, torch.bfloat16: 0.05}  # a latent to that of the flow

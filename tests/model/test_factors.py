@@ -1,0 +1,249 @@
+"""A prior of common factors: the Gaussian it says it is, found in latents where there is one."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import MultivariateNormal
+from typer.testing import CliRunner
+
+from model.__main__ import app
+from model.bundle import Bundle
+from model.config import FlowConfig
+from model.data import Images
+from model.factors import FactorPrior, fitted, shrunk
+from model.flow import Flow
+from model.grow import with_factors, without_factors
+from model.train import TrainConfig, Trainer
+
+
+def drawn(prior: FactorPrior, count: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    shape = prior.loadings.shape
+    return prior.of_standard(
+        *(torch.randn(count, width, generator=generator) for width in shape)
+    ).detach()
+
+
+def of_light_and_pose(numbers: int = 60) -> FactorPrior:
+    """Two factors, each of many numbers, of scales and means of their own."""
+    generator = torch.Generator().manual_seed(0)
+    prior = FactorPrior(numbers, 2)
+    for parameter in prior.parameters():
+        parameter.data = 0.6 * torch.randn(parameter.shape, generator=generator)
+    prior.loadings.data *= prior.log_scale.data.exp()[:, None]
+    return prior
+
+
+class TestFactorPrior:
+    def test_what_it_draws_is_of_its_distribution(self) -> None:
+        """By the linear map from the standard Gaussian, and torch's Gaussian of any covariance."""
+        prior = of_light_and_pose(7).double().requires_grad_(False)
+        standard = torch.eye(9, dtype=torch.float64)
+        linear = prior.of_standard(standard[:, :7], standard[:, 7:]) - prior.mean
+        oracle = MultivariateNormal(prior.mean, linear.T @ linear)
+        z = 3 * torch.randn(5, 7, dtype=torch.float64)
+        mine = prior.distribution(torch.float64).log_prob(z)
+        torch.testing.assert_close(mine, oracle.log_prob(z))
+
+    def test_its_density_is_in_the_precision_that_is_asked(self) -> None:
+        """Within autocast, too, whose products would round it to whole nats."""
+        prior = of_light_and_pose()
+        z = drawn(prior, 4)
+        expected = prior.distribution(torch.float64).log_prob(z.double())
+        with torch.autocast("cpu", torch.bfloat16):
+            distribution = prior.distribution(torch.float32)
+        torch.testing.assert_close(distribution.log_prob(z).double(), expected, rtol=1e-5, atol=0)
+
+
+class TestFitted:
+    def test_finds_the_gaussian_of_latents(self) -> None:
+        """As likely as by the truth, but for what two thousand images leave open."""
+        truth = of_light_and_pose()
+        found = fitted(drawn(truth, 2000), most=20)
+        assert found.loadings.shape == (60, 2)
+        new = drawn(truth, 4000, seed=1)
+        mine, its = (
+            prior.distribution(torch.float32).log_prob(new).mean().item()
+            for prior in (found, truth)
+        )
+        assert its - 0.2 < mine < its + 0.05
+        alone = torch.distributions.Normal(new.mean(0), new.std(0)).log_prob(new).sum(1).mean()
+        assert mine > alone + 10
+
+    def test_has_no_more_factors_than_are_asked_for(self) -> None:
+        assert fitted(drawn(of_light_and_pose(), 2000), most=1).loadings.shape == (60, 1)
+
+    def test_a_number_that_never_varies(self) -> None:
+        z = drawn(of_light_and_pose(), 500)
+        z[:, 3] = 0.5
+        prior = fitted(z, most=20)
+        assert prior.mean[3].item() == 0.5
+        assert all(parameter.isfinite().all() for parameter in prior.parameters())
+
+    def test_independent_numbers_have_no_factors(self) -> None:
+        with pytest.raises(ValueError, match=r"no factor stands out .* 500 latents of 200 numbers"):
+            fitted(torch.randn(500, 200), most=20)
+
+    def test_is_the_same_each_time_and_leaves_the_random_numbers_alone(self) -> None:
+        torch.manual_seed(5)
+        first = fitted(drawn(of_light_and_pose(), 500), most=20)
+        after = torch.rand(1)
+        second = fitted(drawn(of_light_and_pose(), 500), most=20)
+        assert torch.equal(first.loadings, second.loadings)
+        torch.manual_seed(5)
+        assert torch.equal(torch.rand(1), after)
+
+
+class TestShrunk:
+    def test_is_what_new_images_vary_along_what_was_found(self) -> None:
+        """Fewer images than numbers, where plain components claim over twice what is there."""
+        numbers, images, spikes = 1500, 1000, torch.tensor([12.0, 7.0, 4.0, 3.0])
+        generator = torch.Generator().manual_seed(0)
+        scale = torch.ones(numbers)
+        scale[:4] = spikes.sqrt()
+        z = torch.randn(images, numbers, generator=generator) * scale
+        _, singular, components = torch.linalg.svd(z, full_matrices=False)
+        found = singular.square() / images
+        truth = (components.square() * scale.square()).sum(1)  # along each component
+        mine = shrunk(found, numbers / images)
+        assert len(mine) == 4
+        torch.testing.assert_close(mine, truth[:4], rtol=0.15, atol=0)
+        assert (found[:4] > 1.15 * truth[:4]).all()
+
+    def test_of_chance_nothing_is_left(self) -> None:
+        singular = torch.linalg.svdvals(torch.randn(400, 300))
+        assert not len(shrunk(0.98 * singular.square() / 400, 300 / 400))
+
+    def test_many_images_need_no_shrinking(self) -> None:
+        variances = torch.tensor([9.0, 4.0, 2.0])
+        torch.testing.assert_close(shrunk(variances, 1e-6), variances, rtol=1e-3, atol=0)
+
+
+class TestWithFactors:
+    @pytest.fixture
+    def plain(self, perturb: Callable[..., Flow]) -> Flow:
+        config = FlowConfig(resolution=8, steps=(2, 2, 2), hidden=(8, 8, 8))
+        return perturb(Flow(config)).requires_grad_(False)
+
+    def test_all_but_the_likelihood_stays(self, plain: Flow, pictures: Tensor) -> None:
+        prior = of_light_and_pose(96)
+        flow = with_factors(plain, prior, levels=2)
+        assert (flow.config.factors, flow.config.factor_levels) == (2, 2)
+        for mine, its in zip(flow.encode(pictures), plain.encode(pictures), strict=True):
+            assert torch.equal(mine, its)
+        y = plain.dequantize(pictures, 0.5)
+        latent, log_det = plain(y)
+        own, together = latent[0].flatten(1), flow.flatten(latent[1:])
+        expected = (
+            torch.distributions.Normal(0, 1).log_prob(own).sum(1)
+            + prior.distribution(torch.float32).log_prob(together)
+            + log_det
+            - 192 * torch.tensor(256.0).log()
+        )
+        torch.testing.assert_close(flow.log_density(y), expected)
+        assert (flow.log_density(y) - plain.log_density(y)).abs().min() > 1
+
+    def test_and_back(self, plain: Flow, pictures: Tensor) -> None:
+        fitted_twice = with_factors(
+            with_factors(plain, of_light_and_pose(96), 2), FactorPrior(192, 1), 3
+        )
+        assert fitted_twice.config.factors == 1
+        back = without_factors(fitted_twice)
+        assert back.config == plain.config
+        y = plain.dequantize(pictures, 0.5)
+        assert torch.equal(back.log_density(y), plain.log_density(y))
+
+    def test_draws_vary_together_in_the_parts_of_its_levels_alone(self, plain: Flow) -> None:
+        prior = FactorPrior(96, 1)
+        with torch.no_grad():
+            prior.mean.fill_(1)
+            prior.loadings.fill_(2)
+            prior.log_scale.fill_(-20)
+        flow = with_factors(plain, prior, levels=2)
+        own, *together = flow.sample_latent(50, temperature=0.5)
+        assert torch.equal(own[0], plain.sample_latent(50, temperature=0.5)[0][0])
+        shared = (flow.flatten(together) - 1) / 2
+        torch.testing.assert_close(shared, shared[:, :1].expand_as(shared))
+        assert shared[:, 0].std().item() == pytest.approx(0.5, rel=0.3)
+
+
+class TestCommand:
+    @pytest.fixture
+    def trained(
+        self, tmp_path: Path, write_pictures: Callable[[Path, int, int], object]
+    ) -> tuple[Path, list[str]]:
+        """A flow of a few steps, and the options that name it and its pictures."""
+        write_pictures(tmp_path / "faces" / "train", 64, 8)
+        write_pictures(tmp_path / "faces" / "val", 16, 8)
+        images = Images.find(tmp_path / "faces" / "train", 8, "train", tmp_path / "faces" / "val")
+        torch.manual_seed(0)
+        flow = Flow(FlowConfig(resolution=8, steps=(2, 2), hidden=(8, 8)))
+        trainer = Trainer(flow, images.load(), TrainConfig(steps=30, batch=16))
+        trainer.initialize()
+        for _ in range(30):
+            trainer.train_step()
+        path = tmp_path / "toy.safetensors"
+        Bundle("toy", trainer.averaged, card={"data": "fades"}).save(path)
+        faces = [str(tmp_path / "faces" / split) for split in ("train", "val")]
+        options = ["prior", "--bundle", str(path), "--data", faces[0], "--validation", faces[1]]
+        return path, options
+
+    def test_makes_the_images_likelier(self, trained: tuple[Path, list[str]]) -> None:
+        path, options = trained
+        plain = Bundle.load(path)
+        result = CliRunner().invoke(app, options, catch_exceptions=False)
+        bundle = Bundle.load(path)
+        factors = bundle.flow.config.factors
+        assert factors > 0
+        assert bundle.flow.config.factor_levels == 2
+        assert bundle.card == plain.card
+        first, second = (
+            float(number)
+            for number in result.output.split("bits/dim")[1].replace(" to ", " ").split()
+        )
+        assert f"{factors} factors: validation bits/dim" in result.output
+        assert second < first - 0.05
+        assert path.with_suffix(".png").exists()
+        assert torch.equal(
+            without_factors(bundle.flow).prior.mean, plain.flow.prior.mean
+        )  # and again, it begins anew
+        again = CliRunner().invoke(app, [*options, "--factors", "1"], catch_exceptions=False)
+        assert f"1 factors: validation bits/dim {first:.4f}" in again.output
+
+    def test_of_the_last_levels_elsewhere(
+        self, trained: tuple[Path, list[str]], tmp_path: Path
+    ) -> None:
+        path, options = trained
+        before, out = path.read_bytes(), tmp_path / "other.safetensors"
+        CliRunner().invoke(
+            app, [*options, "--levels", "1", "--half", "--out", str(out)], catch_exceptions=False
+        )
+        assert path.read_bytes() == before
+        assert Bundle.load(out).flow.config.factor_levels == 1
+
+    @pytest.mark.parametrize(
+        ("config", "more", "words"),
+        [
+            ({}, ["--levels", "3"], "the flow has 2 levels, not 3"),
+            ({"prior": "logistic"}, [], "a gaussian prior, and one without classes"),
+            ({"classes": 2}, [], "a gaussian prior, and one without classes"),
+        ],
+    )
+    def test_what_cannot_be_says_why(
+        self,
+        trained: tuple[Path, list[str]],
+        config: dict[str, object],
+        more: list[str],
+        words: str,
+        perturb: Callable[..., Flow],
+    ) -> None:
+        path, options = trained
+        if config:
+            flow = Flow(FlowConfig(resolution=8, steps=(2, 2), hidden=(8, 8), **config))  # type: ignore[arg-type]
+            Bundle("toy", perturb(flow)).save(path)
+        result = CliRunner().invoke(app, [*options, *more])
+        assert result.exit_code == 2
+        assert words in " ".join(result.output.replace("│", "").split())
