@@ -8,7 +8,8 @@ face, in the end past what float64 brings back: so noise is held near, too.
 Of faces in aligned crops it can be asked further that an edit changes the face alone: that around
 it the moved picture is the picture itself, that the skin keeps its light, and that within all is as
 a teacher draws it: the flow from before, moved as far. Without the teacher an edit that does
-nothing would be the best.
+nothing would be the best. What is drawn midway between two faces, as samples are too, is to be what
+the teacher draws there, within the scale: it grows rough and leaves it where edits alone are held.
 """
 
 from dataclasses import dataclass
@@ -68,6 +69,8 @@ class Taming:
         """
         if not (moved := steps.any(1)).any():
             return y.new_zeros(())
+        other_y, other = (each.roll(1, 0)[moved] for each in (y, latents))
+        other_labels = None if labels is None else labels.roll(1, 0)[moved]
         y, latents, steps, still, noise = (
             each[moved] for each in (y, latents, steps, still, noise)
         )
@@ -76,13 +79,18 @@ class Taming:
         of_noise, _ = flow(noise)
         loss = BURST_WEIGHT * (burst_loss(pictures) + far_loss(flow.flatten(of_noise))).sum()
         if self.teacher:
+            mixes = flow.inverse(flow.unflatten((latents + other) / 2), labels)
             with torch.no_grad():
-                known, _ = self.teacher(y, labels)
-                taught = self.teacher.unflatten(self.teacher.flatten(known) + steps)
-                asked = self.teacher.inverse(taught, labels)
+                known = self.teacher.flatten(self.teacher(y, labels)[0])
+                known_other = self.teacher.flatten(self.teacher(other_y, other_labels)[0])
+                asked = self.teacher.inverse(self.teacher.unflatten(known + steps), labels)
+                midway = self.teacher.unflatten((known + known_other) / 2)
+                asked_mixes = self.teacher.inverse(midway, labels).clamp(-0.5, 0.5)
             holds = ~bursts(asked + 0.5) & ~bursts(pictures.detach() + 0.5)
             strayed = stray(*(each[holds] for each in (pictures, y, asked, still)))
-            loss = loss + STRAY_WEIGHT * strayed.sum()
+            off = (mixes.nan_to_num(0, 1e4, -1e4) - asked_mixes).abs().mean(dim=(1, 2, 3))
+            loss = loss + BURST_WEIGHT * burst_loss(mixes).sum()
+            loss = loss + STRAY_WEIGHT * (strayed.sum() + 255 * off.sum())
         return loss
 
 

@@ -10,7 +10,18 @@ from torch import Tensor
 from model.config import FlowConfig
 from model.flow import Flow
 from model.skin import border, inside
-from model.tame import FAR, LEAST, MOST, MOVED, Taming, burst_loss, far_loss, stray
+from model.tame import (
+    BURST_WEIGHT,
+    FAR,
+    LEAST,
+    MOST,
+    MOVED,
+    STRAY_WEIGHT,
+    Taming,
+    burst_loss,
+    far_loss,
+    stray,
+)
 
 
 def test_burst_loss_is_logarithmic_in_what_leaves_the_scale() -> None:
@@ -144,3 +155,30 @@ class TestLoss:
         if length:
             gradients = torch.autograd.grad(loss, list(flow.parameters()), allow_unused=True)
             assert all(each.isfinite().all() for each in gradients if each is not None)
+
+    def test_midway_between_faces_it_is_to_draw_what_the_teacher_does(self, flow: Flow) -> None:
+        """On the scale. The next to no step asks for nothing else: any teacher draws the face."""
+        teacher = copy.deepcopy(flow).requires_grad_(False)
+        for parameter in teacher.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape))
+        y = 0.8 * torch.rand(4, 3, 8, 8) - 0.4
+        latents = flow.flatten(flow(y)[0])
+        steps = torch.zeros_like(latents)
+        steps[1:3] = 1e-7
+        of_both = [
+            Taming(torch.ones(1, latents.shape[1]), torch.zeros(1), who)
+            .loss(flow, y, latents, None, steps, torch.zeros(4), y)
+            .item()
+            for who in (teacher, None)
+        ]
+        off = outside = 0.0
+        for i in (1, 2):
+            pictures = []
+            for program in (flow, teacher):
+                z, other = (program.flatten(program(y[j : j + 1])[0]) for j in (i, i - 1))
+                pictures.append(program.inverse(program.unflatten((z + other) / 2)))
+            outside += burst_loss(pictures[0]).item()
+            off += 255 * (pictures[0] - pictures[1].clamp(-0.5, 0.5)).abs().mean().item()
+        assert off > 1
+        asked = STRAY_WEIGHT * off + BURST_WEIGHT * outside
+        assert of_both[0] - of_both[1] == pytest.approx(asked, rel=1e-3)
