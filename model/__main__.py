@@ -484,25 +484,29 @@ def prior(
         with torch.inference_mode():
             return program(flow.dequantize(images, noise).to(flow.device))
 
-    together = [
+    latents = [
         flow.flatten(forward(each)[0][-levels:]).float()
         for _, images in tqdm(chosen.batches(BATCH), "latents", unit="batch")
         for each in (images, images.flip(-1))
     ]
+    count = sum(map(len, latents))
     try:
-        bundle.flow = with_factors(flow, fit_prior(torch.cat(together), factors), levels).eval()
+        bundle.flow = with_factors(flow, fit_prior(torch.cat(latents), factors), levels).eval()
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     before: list[Tensor] = []
     after: list[Tensor] = []
     for _, images in tqdm(held_out.batches(BATCH), "validation", unit="batch"):
         found = forward(images)
-        for kept, one in ((before, flow), (after, bundle.flow)):
-            kept.append(flow.bits_per_dim(one.log_density_of(*found)))
+        for bits, one in ((before, flow), (after, bundle.flow)):
+            bits.append(flow.bits_per_dim(one.log_density_of(*found)))
+    was, now = torch.cat(before).mean().item(), torch.cat(after).mean().item()
+    kept = bundle.flow.config.factors
+    bundle.card["prior"] = {"levels": levels, "factors": kept, "latents": count}
+    bundle.card["bits_per_dim"] = round(now, 4)
     bundle.save(out or bundle_path, half)
     save_samples(bundle.flow, (out or bundle_path).with_suffix(".png"))
-    was, now = torch.cat(before).mean(), torch.cat(after).mean()
-    print(f"{bundle.flow.config.factors} factors: validation bits/dim {was:.4f} to {now:.4f}")
+    print(f"{kept} factors: validation bits/dim {was:.4f} to {now:.4f}")
 
 
 def _times(still: str, names: list[str]) -> list[float]:
