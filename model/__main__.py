@@ -141,8 +141,8 @@ def train(
         str,
         typer.Option(
             help="With --tame: how still, from 0 to 1, the border of the picture and the light of "
-            "the skin are to stay, while the face moves as with --start; for some attributes "
-            "another number: 1,turned_right=0.2."
+            "the skin are to stay, while the face moves, and mixes are, as with --start; for some "
+            "attributes another number: 1,turned_right=0.2."
         ),
     ] = "",
     seed: int = DEFAULTS.seed,
@@ -468,32 +468,36 @@ def prior(
     """
     bundle = Bundle.load(bundle_path, _device())
     flow = without_factors(bundle.flow)
+    levels = levels or flow.config.levels
+    try:
+        numbers = replace(flow.config, factors=1, factor_levels=levels).factor_dimensions
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
     program = fastest(flow)
     keep_freed_memory()
-    if levels > flow.config.levels:
-        raise typer.BadParameter(f"the flow has {flow.config.levels} levels, not {levels}")
-    levels = levels or flow.config.levels
     train = Images.find(data_path, flow.config.resolution, "train", validation)
     held_out = Images.find(data_path, flow.config.resolution, "val", validation)
     names = train.names()
     chosen = train.among({names[place] for place in spread(len(names), PRIOR_FACES)})
     generator = torch.Generator().manual_seed(0)
 
+    @torch.inference_mode()
     def forward(images: Tensor) -> tuple[Latent, Tensor]:
         noise = torch.rand(images.shape, generator=generator)
-        with torch.inference_mode():
-            return program(flow.dequantize(images, noise).to(flow.device))
+        return program(flow.dequantize(images, noise).to(flow.device))
 
-    latents = [
-        flow.flatten(forward(each)[0][-levels:]).float()
-        for _, images in tqdm(chosen.batches(BATCH), "latents", unit="batch")
-        for each in (images, images.flip(-1))
-    ]
-    count = sum(map(len, latents))
+    latents = torch.empty(2 * min(len(names), PRIOR_FACES), numbers, device=flow.device)
+    count = 0
+    for _, images in tqdm(chosen.batches(BATCH), "latents", unit="batch"):
+        for each in (images, images.flip(-1)):
+            latent, _ = forward(each)
+            latents[count : count + len(each)] = flow.flatten(latent[-levels:])
+            count += len(each)
     try:
-        bundle.flow = with_factors(flow, fit_prior(torch.cat(latents), factors), levels).eval()
+        fitted = fit_prior(latents[:count], factors)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    bundle.flow = with_factors(flow, fitted, levels)
     before: list[Tensor] = []
     after: list[Tensor] = []
     for _, images in tqdm(held_out.batches(BATCH), "validation", unit="batch"):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from model.config import FlowConfig
 from model.flow import Flow
+from model.grow import without_factors
 
 FORMAT = 3
 MAX_CONDITION = 1e5  # of a 1x1 convolution: beyond it, 8-bit pictures do not come back exactly
@@ -90,8 +91,9 @@ class Bundle:
         """The name and a digest of the flow, whose latents are noise to any other, and of how crops
         are made for it, which says what a latent is an edit of."""
         made = {"crop_jpeg": self.crop_jpeg} if self.crop_jpeg else {}
-        config = json.dumps(self.flow.config.to_dict() | made, sort_keys=True)
-        return f"{self.name}@{_digest(config, self.flow.state_dict())}"
+        flow = without_factors(self.flow)  # latents know nothing of their prior
+        config = json.dumps(_settings(flow) | made, sort_keys=True)
+        return f"{self.name}@{_digest(config, flow.state_dict())}"
 
     @cached_property
     def revision(self) -> str:
@@ -137,7 +139,7 @@ class Bundle:
             # older versions read what has nothing that they do not know
             "format": 3 if self.flow.config.factors else 2 if differing else 1,
             "name": self.name,
-            "config": self.flow.config.to_dict(),
+            "config": _settings(self.flow),
             "directions": [
                 {k: v for k, v in vars(direction).items() if k not in ("vector", "difference")}
                 for direction in self.directions
@@ -216,6 +218,14 @@ class Bundle:
             header["card"],
             crop_jpeg,
         )
+
+
+def _settings(flow: Flow) -> dict[str, Any]:
+    """Those of a flow, without what an older version does not know where there is nothing of it."""
+    settings = flow.config.to_dict()
+    if not flow.common:
+        del settings["factors"], settings["factor_levels"]
+    return settings
 
 
 def _digest(text: str, tensors: dict[str, Tensor]) -> str:

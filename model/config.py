@@ -146,11 +146,7 @@ class FlowConfig:
         return sum(math.prod(shape) for shape in shapes)
 
     def to_dict(self) -> dict[str, Any]:
-        """All settings; without factors nothing of them, which versions that know none read."""
-        settings = asdict(self)
-        if not self.factors:
-            del settings["factors"], settings["factor_levels"]
-        return settings
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "FlowConfig":

@@ -7,10 +7,9 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import LowRankMultivariateNormal
 
 from model.config import FlowConfig
-from model.factors import FactorPrior
+from model.factors import Density, FactorPrior
 from model.layers import (
     ActNorm,
     AdditiveCoupling,
@@ -248,17 +247,16 @@ class Flow(nn.Module):
         return self.log_density_of(*self(y, labels))
 
     def log_density_of(
-        self, latent: Latent, log_det: Tensor, common: LowRankMultivariateNormal | None = None
+        self, latent: Latent, log_det: Tensor, common: Density | None = None
     ) -> Tensor:
-        """`log_density` of what `forward` gives; `common` is the distribution of the prior with
-        factors, from whoever asks more than once."""
+        """`log_density` of what `forward` gives; `common` is that of the prior with factors, from
+        whoever asks more than once."""
         alone = self.config.levels - self.config.factor_levels
         log_priors = [self._log_prior(part) for part in latent[:alone]]
         if self.common:
             together = self.flatten(latent[alone:])
-            common = common or self.common.distribution(together.dtype)
-            with torch.autocast(together.device.type, enabled=False):
-                log_priors.append(common.log_prob(together))
+            common = common or self.common.density(together.dtype)
+            log_priors.append(common.log_prob(together))
         log_density: Tensor = torch.stack(log_priors).sum(0) + log_det
         return log_density - self.config.dimensions * math.log(self.bins)
 
@@ -285,20 +283,19 @@ class Flow(nn.Module):
         """`count` draws of the prior, whose deviation from its mean is taken times the temperature;
         the same for a seed on every device."""
         generator = torch.Generator().manual_seed(seed)
-        shape = (count, self.config.dimensions + self.config.factors)
+        # torch draws in sixteens: rows of any other length would hang on how many there are
+        factors = math.ceil(self.config.factors / 16) * 16
+        shape = (count, self.config.dimensions + factors)
         match self.config.prior:
             case "gaussian":
                 standard = torch.randn(shape, generator=generator)
             case "logistic":  # uniform draws are multiples of 2**-24, and may be 0
                 standard = torch.rand(shape, generator=generator).logit(eps=2**-24)
-        flat, factors = (
-            (standard * temperature)
-            .to(self.prior.mean)
-            .tensor_split([self.config.dimensions], dim=1)
-        )
+        numbers = (standard * temperature).to(self.prior.mean)
+        flat, shared = numbers.tensor_split([self.config.dimensions], dim=1)
         if self.common:
             alone = self.config.dimensions - self.config.factor_dimensions
-            together = self.common.of_standard(flat[:, alone:], factors)
+            together = self.common.of_standard(flat[:, alone:], shared[:, : self.config.factors])
             flat = torch.cat([flat[:, :alone], together], dim=1)
         return self.unflatten(flat)
 

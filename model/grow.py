@@ -41,7 +41,7 @@ def with_factors(flow: Flow, prior: FactorPrior, levels: int) -> Flow:
     fitted = Flow(replace(plain.config, factors=factors, factor_levels=levels)).to(plain.prior.mean)
     of_prior = {f"common.{name}": value for name, value in prior.state_dict().items()}
     fitted.load_state_dict(plain.state_dict() | of_prior)
-    return fitted
+    return _as_free(fitted, flow)
 
 
 def without_factors(flow: Flow) -> Flow:
@@ -50,7 +50,12 @@ def without_factors(flow: Flow) -> Flow:
         return flow
     plain = Flow(replace(flow.config, factors=0, factor_levels=0)).to(flow.prior.mean)
     plain.load_state_dict({name: flow.state_dict()[name] for name in plain.state_dict()})
-    return plain
+    return _as_free(plain, flow)
+
+
+def _as_free(flow: Flow, other: Flow) -> Flow:
+    """The flow, to learn or not as the other does."""
+    return flow.train(other.training).requires_grad_(other.prior.mean.requires_grad)
 
 
 @torch.no_grad()

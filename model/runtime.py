@@ -98,7 +98,7 @@ class Runtime:
         self.precision = precision or network_precision(flow.device)
         self._graphs: dict[tuple[Program, int, bool], _Graph] = {}
         with torch.no_grad():
-            self._common = flow.common.distribution(torch.float64) if flow.common else None
+            self._common = flow.common.density(torch.float64) if flow.common else None
             splits: list[Split | None] = [*flow.splits, None]
             self._levels = [
                 _Level(level, split, flow.config.resolution >> (i + 1), self.precision)

@@ -190,14 +190,15 @@ class Trainer:
         """The classes of the images of a step."""
         return None if self.labels is None else self.labels[self._chosen(self.step)]
 
-    def _moves(self) -> tuple[Tensor, ...]:
-        """What a step tames its images by: as `Taming.draw` has it, and noise, as y."""
+    def _moves(self, y: Tensor) -> tuple[Tensor, ...]:
+        """What a step tames its images y by: as `Taming.draw` has it, and, as y, noise and the
+        image that each is mixed with."""
         if self.taming is None:
             return ()
         moves = self.taming.draw(self.config.batch, self._generator("steps", self.step))
         shape = (self.config.batch, *self.images.shape[1:])
         noise = black_and_white(shape, self.flow.bins, self._generator("strange", self.step))
-        return *moves, self.flow.dequantize(noise, 0.5)
+        return *moves, self.flow.dequantize(noise, 0.5), y.roll(1, 0)
 
     def _mine(self, whole: Tensor | None) -> Sequence[Tensor | None]:
         """This process's share of what there is of each image of a step, in parts."""
@@ -215,7 +216,7 @@ class Trainer:
         images = self.batch(self.step)
         y = self.flow.dequantize(images, self._noise(images, self.step))
         y = y.contiguous(memory_format=torch.channels_last)
-        wholes = (y, self._classes(), *self._moves())
+        wholes = (y, self._classes(), *self._moves(y))
         parts = zip(*map(self._mine, wholes), strict=True)
         bits = torch.zeros((), device=self.device)
         self.optimizer.zero_grad()

@@ -136,6 +136,11 @@ class TestRoundTrip:
         for ours, theirs in zip(bundle.directions, (read, plain), strict=True):
             assert theirs.reading(latent) == pytest.approx(ours.reading(latent), abs=0.02)
 
+    def test_a_bundle_without_factors_is_one_for_older_versions(self, path: Path) -> None:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads(file.metadata()["glow-editor"])
+        assert not [name for name in header["config"] if "factor" in name]
+
     def test_a_bundle_without_differences_is_one_for_older_versions(self, path: Path) -> None:
         with safe_open(path, framework="pt") as file:
             assert json.loads(file.metadata()["glow-editor"])["format"] == 1
@@ -342,6 +347,13 @@ class TestIdentity:
         flows = (bundle.flow, moved, bounded)
         assert len({Bundle("toy", flow).identity for flow in flows}) == 3
         assert Bundle("other", bundle.flow).identity != bundle.identity
+
+    def test_a_prior_with_factors_leaves_latents_what_they_are(
+        self, bundle: Bundle, perturb: Callable[..., FactorPrior]
+    ) -> None:
+        prior = perturb(FactorPrior(bundle.flow.config.dimensions, 2))
+        factored = replace(bundle, flow=with_factors(bundle.flow, prior, 2))
+        assert factored.identity == bundle.identity
 
     def test_half_is_another_model(self, bundle: Bundle, tmp_path: Path) -> None:
         bundle.save(tmp_path / "toy.safetensors", half=True)

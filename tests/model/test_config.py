@@ -39,10 +39,6 @@ def test_every_setting_survives_json() -> None:
     assert FlowConfig.from_dict(json.loads(json.dumps(factored.to_dict()))) == factored
 
 
-def test_a_flow_without_factors_is_one_for_older_versions() -> None:
-    assert not [name for name in FlowConfig().to_dict() if "factor" in name]
-
-
 def test_the_parts_of_the_last_levels_have_factors() -> None:
     assert FlowConfig(factors=8, factor_levels=2).factor_dimensions == (24 * 8 + 96 * 2) * 8
     assert FlowConfig(factors=8, factor_levels=4).factor_dimensions == FlowConfig().dimensions

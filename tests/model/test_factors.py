@@ -1,5 +1,6 @@
 """A prior of common factors: the Gaussian it says it is, found in latents where there is one."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,40 +39,59 @@ def of_light_and_pose(numbers: int = 60) -> FactorPrior:
 
 
 class TestFactorPrior:
-    def test_what_it_draws_is_of_its_distribution(self) -> None:
+    def test_what_it_draws_is_of_its_density(self) -> None:
         """By the linear map from the standard Gaussian, and torch's Gaussian of any covariance."""
         prior = of_light_and_pose(7).double().requires_grad_(False)
         standard = torch.eye(9, dtype=torch.float64)
         linear = prior.of_standard(standard[:, :7], standard[:, 7:]) - prior.mean
         oracle = MultivariateNormal(prior.mean, linear.T @ linear)
         z = 3 * torch.randn(5, 7, dtype=torch.float64)
-        mine = prior.distribution(torch.float64).log_prob(z)
+        mine = prior.density(torch.float64).log_prob(z)
         torch.testing.assert_close(mine, oracle.log_prob(z))
 
     def test_its_density_is_in_the_precision_that_is_asked(self) -> None:
         """Within autocast, too, whose products would round it to whole nats."""
         prior = of_light_and_pose()
         z = drawn(prior, 4)
-        expected = prior.distribution(torch.float64).log_prob(z.double())
+        expected = prior.density(torch.float64).log_prob(z.double())
         with torch.autocast("cpu", torch.bfloat16):
-            distribution = prior.distribution(torch.float32)
-        torch.testing.assert_close(distribution.log_prob(z).double(), expected, rtol=1e-5, atol=0)
+            found = prior.density(torch.float32).log_prob(z)
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
 
 
 class TestFitted:
     def test_finds_the_gaussian_of_latents(self) -> None:
         """As likely as by the truth, but for what two thousand images leave open."""
         truth = of_light_and_pose()
+        truth.loadings.data *= 2
         found = fitted(drawn(truth, 2000), most=20)
         assert found.loadings.shape == (60, 2)
         new = drawn(truth, 4000, seed=1)
         mine, its = (
-            prior.distribution(torch.float32).log_prob(new).mean().item()
-            for prior in (found, truth)
+            prior.density(torch.float32).log_prob(new).mean().item() for prior in (found, truth)
         )
-        assert its - 0.2 < mine < its + 0.05
+        assert its - 0.1 < mine < its + 0.05
         alone = torch.distributions.Normal(new.mean(0), new.std(0)).log_prob(new).sum(1).mean()
         assert mine > alone + 10
+
+    def test_claims_what_new_latents_vary_by(self) -> None:
+        """Where there are more numbers than images, along each factor."""
+        truth = of_light_and_pose(900)
+        truth.loadings.data /= 8
+        found = fitted(drawn(truth, 600), most=20)
+        assert found.loadings.shape == (900, 2)
+        scaled = (found.loadings / found.log_scale.exp()[:, None]).detach()
+        new = (drawn(truth, 2000, seed=1) - found.mean.detach()) / found.log_scale.detach().exp()
+        along = torch.linalg.qr(scaled).Q
+        claimed = (along.T @ scaled).square().sum(1) + 1
+        torch.testing.assert_close((new @ along).var(0), claimed, rtol=0.15, atol=0)
+
+    def test_a_number_that_factors_alone_move_keeps_a_twentieth_of_its_own(self) -> None:
+        z = drawn(of_light_and_pose(), 2000)
+        z[:, 7] = z[:, 5] = z[:, 9]
+        deviation = z[:, 7].std().item()
+        own = fitted(z, most=20).log_scale[7].exp().item()
+        assert own > 0.99 * 0.05**0.5 * deviation
 
     def test_has_no_more_factors_than_are_asked_for(self) -> None:
         assert fitted(drawn(of_light_and_pose(), 2000), most=1).loadings.shape == (60, 1)
@@ -139,12 +159,29 @@ class TestWithFactors:
         own, together = latent[0].flatten(1), flow.flatten(latent[1:])
         expected = (
             torch.distributions.Normal(0, 1).log_prob(own).sum(1)
-            + prior.distribution(torch.float32).log_prob(together)
+            + prior.density(torch.float32).log_prob(together)
             + log_det
-            - 192 * torch.tensor(256.0).log()
+            - 192 * math.log(256)
         )
         torch.testing.assert_close(flow.log_density(y), expected)
         assert (flow.log_density(y) - plain.log_density(y)).abs().min() > 1
+
+    def test_the_likelihood_is_the_same_within_autocast(
+        self, plain: Flow, pictures: Tensor
+    ) -> None:
+        flow = with_factors(plain, of_light_and_pose(96), levels=2)
+        latent, log_det = plain(plain.dequantize(pictures, 0.5))
+        expected = flow.log_density_of(latent, log_det)
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(flow.log_density_of(latent, log_det), expected)
+
+    @pytest.mark.parametrize("learns", [False, True])
+    def test_it_learns_as_the_other_did(self, plain: Flow, learns: bool) -> None:
+        plain.train(learns).requires_grad_(learns)
+        fitted_one = with_factors(plain, of_light_and_pose(96), levels=2)
+        for flow in (fitted_one, without_factors(fitted_one)):
+            assert flow.training == learns
+            assert all(parameter.requires_grad == learns for parameter in flow.parameters())
 
     def test_and_back(self, plain: Flow, pictures: Tensor) -> None:
         fitted_twice = with_factors(
@@ -168,6 +205,19 @@ class TestWithFactors:
         shared = (flow.flatten(together) - 1) / 2
         torch.testing.assert_close(shared, shared[:, :1].expand_as(shared))
         assert shared[:, 0].std().item() == pytest.approx(0.5, rel=0.3)
+
+    def test_draws_deviate_by_the_temperature(self, plain: Flow) -> None:
+        prior = of_light_and_pose(96)
+        flow = with_factors(plain, prior, levels=2)
+        drawn_ones = flow.flatten(flow.sample_latent(4000, temperature=0.5)[1:]) - prior.mean
+        covariance = prior.loadings @ prior.loadings.T + (2 * prior.log_scale).exp().diag()
+        expected = 0.5 * covariance.diagonal().sqrt()
+        torch.testing.assert_close(drawn_ones.std(0), expected, rtol=0.08, atol=0)
+
+    def test_a_draw_hangs_on_the_seed_and_not_on_how_many_there_are(self, plain: Flow) -> None:
+        flow = with_factors(plain, of_light_and_pose(96), levels=2)
+        one, four = (flow.flatten(flow.sample_latent(count, seed=7))[0] for count in (1, 4))
+        torch.testing.assert_close(one, four)
 
 
 class TestCommand:
@@ -225,12 +275,15 @@ class TestCommand:
             app, [*options, "--levels", "1", "--half", "--out", str(out)], catch_exceptions=False
         )
         assert path.read_bytes() == before
-        assert Bundle.load(out).flow.config.factor_levels == 1
+        flow = Bundle.load(out).flow
+        assert flow.config.factor_levels == 1
+        assert flow.common is not None
+        assert torch.equal(flow.common.loadings.half().float(), flow.common.loadings)
 
     @pytest.mark.parametrize(
         ("config", "more", "words"),
         [
-            ({}, ["--levels", "3"], "the flow has 2 levels, not 3"),
+            ({}, ["--levels", "3"], "the levels no more than 2"),
             ({"prior": "logistic"}, [], "a gaussian prior, and one without classes"),
             ({"classes": 2}, [], "a gaussian prior, and one without classes"),
         ],

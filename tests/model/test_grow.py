@@ -129,6 +129,7 @@ def test_the_flow_it_grew_from_is_left_alone(flow: Flow, images: Tensor) -> None
         ({"steps": (2, 4)}, "level 1 of 3 steps grows by pairs of steps, not to 4"),
         ({"steps": (1, 3)}, "level 0 of 2 steps grows by pairs of steps, not to 1"),
         ({"bits": 5, "coupling": "additive"}, "not in bits, coupling"),
+        ({"factors": 2, "factor_levels": 1}, "not in factors, factor_levels"),
         ({"resolution": 8}, "not in resolution"),
         ({**vars(FINER), "coupling": "additive"}, "not in coupling"),
         ({**vars(FINER), "resolution": 64}, "not in resolution"),

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import model.tame
 from model.config import FlowConfig
 from model.flow import Flow
 from model.skin import border, inside
@@ -149,36 +150,53 @@ class TestLoss:
         steps[:2] = length
         teacher = copy.deepcopy(flow).requires_grad_(False)
         taming = Taming(torch.ones(1, latents.shape[1]), torch.ones(1), teacher)
-        loss = taming.loss(flow, y, latents, None, steps, torch.ones(4), y)
+        loss = taming.loss(flow, y, latents, None, steps, torch.ones(4), y, y.roll(1, 0))
         assert loss.isfinite()
         assert (loss > 0) == (length > 0)
         if length:
             gradients = torch.autograd.grad(loss, list(flow.parameters()), allow_unused=True)
             assert all(each.isfinite().all() for each in gradients if each is not None)
 
-    def test_midway_between_faces_it_is_to_draw_what_the_teacher_does(self, flow: Flow) -> None:
+    @pytest.mark.parametrize("classes", [0, 2])
+    @pytest.mark.parametrize("burst_weight", [0.0, BURST_WEIGHT])
+    def test_midway_between_faces_it_is_to_draw_what_the_teacher_does(
+        self, monkeypatch: pytest.MonkeyPatch, burst_weight: float, classes: int
+    ) -> None:
         """On the scale. The next to no step asks for nothing else: any teacher draws the face."""
+        monkeypatch.setattr(model.tame, "BURST_WEIGHT", burst_weight)
+        torch.manual_seed(0)
+        flow = Flow(FlowConfig(resolution=8, steps=(2, 2), hidden=(8, 8), classes=classes))
+        for parameter in flow.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
         teacher = copy.deepcopy(flow).requires_grad_(False)
         for parameter in teacher.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape))
-        y = 0.8 * torch.rand(4, 3, 8, 8) - 0.4
-        latents = flow.flatten(flow(y)[0])
+        labels = torch.tensor([0, 1, 1, 0]) if classes else None
+        y, others = 1.4 * torch.rand(2, 4, 3, 8, 8) - 0.7
+        latents = flow.flatten(flow(y, labels)[0])
         steps = torch.zeros_like(latents)
         steps[1:3] = 1e-7
-        of_both = [
-            Taming(torch.ones(1, latents.shape[1]), torch.zeros(1), who)
-            .loss(flow, y, latents, None, steps, torch.zeros(4), y)
-            .item()
-            for who in (teacher, None)
-        ]
+        found = []
+        for who in (teacher, None):
+            taming = Taming(torch.ones(1, latents.shape[1]), torch.zeros(1), who)
+            loss = taming.loss(flow, y, latents, labels, steps, torch.zeros(4), y, others)
+            (gradient,) = torch.autograd.grad(loss, flow.levels[0].steps[0].layers[0].bias)
+            found.append((loss.item(), gradient))
+            latents = flow.flatten(flow(y, labels)[0])
         off = outside = 0.0
         for i in (1, 2):
+            label = None if labels is None else labels[i : i + 1]
             pictures = []
             for program in (flow, teacher):
-                z, other = (program.flatten(program(y[j : j + 1])[0]) for j in (i, i - 1))
-                pictures.append(program.inverse(program.unflatten((z + other) / 2)))
+                z, other = (
+                    program.flatten(program(each[i : i + 1], label)[0]) for each in (y, others)
+                )
+                pictures.append(program.inverse(program.unflatten((z + other) / 2), label))
             outside += burst_loss(pictures[0]).item()
-            off += 255 * (pictures[0] - pictures[1].clamp(-0.5, 0.5)).abs().mean().item()
-        assert off > 1
-        asked = STRAY_WEIGHT * off + BURST_WEIGHT * outside
-        assert of_both[0] - of_both[1] == pytest.approx(asked, rel=1e-3)
+            mine, its = (each.clamp(-0.5, 0.5) for each in pictures)
+            off += 255 * (mine - its).abs().mean().item()
+        assert 1 < off < 100
+        assert outside > 0.1
+        asked = STRAY_WEIGHT * off + burst_weight * outside
+        assert found[0][0] - found[1][0] == pytest.approx(asked, rel=1e-3)
+        assert (found[0][1] - found[1][1]).abs().max() > 1e-3

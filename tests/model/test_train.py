@@ -734,7 +734,30 @@ class TestTaming:
             strayed.append(latents.abs().sub(2).clamp(min=0).sum(1).log1p().mean().item())
         assert strayed[1] < strayed[0] - 0.2
 
-    def test_in_parts_it_learns_the_same(self, pictures: Tensor, taming: Taming) -> None:
+    def test_mixes_each_image_with_another(
+        self, pictures: Tensor, taming: Taming, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[tuple[Tensor, ...]] = []
+
+        def loss(_taming: Taming, _flow: Flow, *arguments: Tensor) -> Tensor:
+            seen.append(arguments)
+            return arguments[0].new_zeros(())
+
+        monkeypatch.setattr(Taming, "loss", loss)
+        trainer = new_trainer(pictures)
+        trainer.taming = taming
+        trainer.train_step()
+        ((y, *_, others),) = seen
+        assert not (y == others).flatten(1).all(1).any()
+        assert torch.equal(y.sum((1, 2, 3)).sort().values, others.sum((1, 2, 3)).sort().values)
+
+    @pytest.mark.parametrize("taught", [False, True])
+    def test_in_parts_it_learns_the_same(
+        self, pictures: Tensor, taming: Taming, taught: bool
+    ) -> None:
+        if taught:
+            teacher = new_trainer(pictures).flow.requires_grad_(False)
+            taming = replace(taming, directions=taming.directions / 4, teacher=teacher)
         runs = []
         for accumulate in (1, 8):  # of eight parts four move nothing
             config = replace(SHORT, batch=16, accumulate=accumulate)
