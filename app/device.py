@@ -75,6 +75,7 @@ class Model:
         self._flow = flow = bundle.flow
         self._runtime = fastest(flow)
         self._directions = bundle.directions
+        self._common = flow.common.density(torch.float64) if flow.common else None
         self.device = flow.device
         dimensions, resolution = flow.config.dimensions, flow.config.resolution
         vectors = [direction.vector.double() for direction in bundle.directions]
@@ -99,7 +100,8 @@ class Model:
         images = self._on_device(bins).permute(0, 3, 1, 2)
         latents = flow.flatten(self._runtime.encode(images)).cpu().numpy()
         dequantized = flow.dequantize(images.double(), self._noise.expand(len(images), -1, -1, -1))
-        density = self._runtime.log_density(dequantized)
+        parts, log_det = self._runtime(dequantized)
+        density = flow.log_density_of(parts, log_det, self._common)
         # copies: views would keep the whole batch alive
         return [
             (latent.copy(), bits)

@@ -81,8 +81,8 @@ def keep_freed_memory() -> None:
 
 
 class Runtime:
-    """A flow that no longer changes, on its device: a call, `encode`, `decode` and `log_density`,
-    whose arguments and results are those of `Flow`. `precision` is that of the coupling networks,
+    """A flow that no longer changes, on its device: a call, `encode` and `decode`, whose arguments
+    and results are those of `Flow`. `precision` is that of the coupling networks,
     by default the fastest that is exact; a latent decodes exactly with the precision that encoded
     it. One call at a time: calls share buffers.
 
@@ -98,7 +98,6 @@ class Runtime:
         self.precision = precision or network_precision(flow.device)
         self._graphs: dict[tuple[Program, int, bool], _Graph] = {}
         with torch.no_grad():
-            self._common = flow.common.density(torch.float64) if flow.common else None
             splits: list[Split | None] = [*flow.splits, None]
             self._levels = [
                 _Level(level, split, flow.config.resolution >> (i + 1), self.precision)
@@ -128,11 +127,6 @@ class Runtime:
     def __call__(self, y: Tensor, labels: Tensor | None = None) -> tuple[Latent, Tensor]:
         *latent, log_det, _ = self._run(self._forward, [y.double()], labels)
         return latent, log_det
-
-    @torch.inference_mode()
-    def log_density(self, y: Tensor, labels: Tensor | None = None) -> Tensor:
-        latent, log_det = self(y, labels)
-        return self.flow.log_density_of(latent, log_det, self._common).to(y.dtype)
 
     def set_threads(self, most: int | None = None) -> int:
         """Gives torch, in this thread, as many threads as decode one image soonest, `most` or by

@@ -116,7 +116,7 @@ class TestSameNumbers:
     def test_density(self, flow: Flow, precision: torch.dtype) -> None:
         images = pictures(flow.config, CHUNK + 1)
         mine, its = (
-            program.log_density(flow.dequantize(images, 0.25))
+            flow.log_density_of(*program(flow.dequantize(images.double(), 0.25)))
             for program in (Runtime(flow, precision), flow)
         )
         torch.testing.assert_close(mine, its, rtol=CLOSE[precision], atol=0)
@@ -133,7 +133,7 @@ class TestSameNumbers:
         assert (latent[-1] - runtime.encode(images)[-1]).abs().max() > 0.01
         assert torch.equal(flow.quantize(runtime.decode(latent, labels)), images)
         mine, its = (
-            program.log_density(flow.dequantize(images, 0.25), labels)
+            flow.log_density_of(*program(flow.dequantize(images.double(), 0.25), labels))
             for program in (runtime, flow)
         )
         torch.testing.assert_close(mine, its, rtol=CLOSE[precision], atol=0)
