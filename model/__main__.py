@@ -441,12 +441,15 @@ def directions(
         print(f"{bundle.directions[i].name:15} {cells}")
 
 
-def _spread(images: Images, count: int) -> tuple[list[str], Tensor]:
-    """So many of the images, from all over their order, which sorts them by source, with their
-    names."""
+def _from_all_over(images: Images, count: int) -> Images:
+    """So many of the images, from all over their order, which sorts them by source."""
     names = images.names()
-    chosen = {names[place] for place in spread(len(names), count)}
-    return next(images.among(chosen).batches(sys.maxsize))
+    return images.among({names[place] for place in spread(len(names), count)})
+
+
+def _spread(images: Images, count: int) -> tuple[list[str], Tensor]:
+    """The names of so many of the images, from all over their order, and these."""
+    return next(_from_all_over(images, count).batches(sys.maxsize))
 
 
 @app.command()
@@ -477,8 +480,7 @@ def prior(
     keep_freed_memory()
     train = Images.find(data_path, flow.config.resolution, "train", validation)
     held_out = Images.find(data_path, flow.config.resolution, "val", validation)
-    names = train.names()
-    chosen = train.among({names[place] for place in spread(len(names), PRIOR_FACES)})
+    chosen = _from_all_over(train, PRIOR_FACES)
     generator = torch.Generator().manual_seed(0)
 
     @torch.inference_mode()
@@ -486,7 +488,7 @@ def prior(
         noise = torch.rand(images.shape, generator=generator)
         return program(flow.dequantize(images, noise).to(flow.device))
 
-    latents = torch.empty(2 * min(len(names), PRIOR_FACES), numbers, device=flow.device)
+    latents = torch.empty(2 * len(chosen.names()), numbers, device=flow.device)
     count = 0
     for _, images in tqdm(chosen.batches(BATCH), "latents", unit="batch"):
         for each in (images, images.flip(-1)):
@@ -498,12 +500,13 @@ def prior(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     bundle.flow = with_factors(flow, fitted, levels)
+    common = fitted.requires_grad_(False).to(flow.device).density(torch.float64)
     before: list[Tensor] = []
     after: list[Tensor] = []
     for _, images in tqdm(held_out.batches(BATCH), "validation", unit="batch"):
-        found = forward(images)
-        for bits, one in ((before, flow), (after, bundle.flow)):
-            bits.append(flow.bits_per_dim(one.log_density_of(*found)))
+        latent, log_det = forward(images)
+        before.append(flow.bits_per_dim(flow.log_density_of(latent, log_det)))
+        after.append(flow.bits_per_dim(bundle.flow.log_density_of(latent, log_det, common)))
     was, now = torch.cat(before).mean().item(), torch.cat(after).mean().item()
     kept = bundle.flow.config.factors
     bundle.card["prior"] = {"levels": levels, "factors": kept, "latents": count}

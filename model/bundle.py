@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from torch import Tensor
 
 from model.config import FlowConfig
 from model.flow import Flow
-from model.grow import without_factors
 
 FORMAT = 3
 MAX_CONDITION = 1e5  # of a 1x1 convolution: beyond it, 8-bit pictures do not come back exactly
@@ -91,9 +90,14 @@ class Bundle:
         """The name and a digest of the flow, whose latents are noise to any other, and of how crops
         are made for it, which says what a latent is an edit of."""
         made = {"crop_jpeg": self.crop_jpeg} if self.crop_jpeg else {}
-        flow = without_factors(self.flow)  # latents know nothing of their prior
-        config = json.dumps(_settings(flow) | made, sort_keys=True)
-        return f"{self.name}@{_digest(config, flow.state_dict())}"
+        config = replace(self.flow.config, factors=0, factor_levels=0)
+        weights = {  # but those of the prior, which latents know nothing of
+            name: tensor
+            for name, tensor in self.flow.state_dict().items()
+            if not name.startswith("common.")
+        }
+        settings = json.dumps(_settings(config) | made, sort_keys=True)
+        return f"{self.name}@{_digest(settings, weights)}"
 
     @cached_property
     def revision(self) -> str:
@@ -139,7 +143,7 @@ class Bundle:
             # older versions read what has nothing that they do not know
             "format": 3 if self.flow.config.factors else 2 if differing else 1,
             "name": self.name,
-            "config": _settings(self.flow),
+            "config": _settings(self.flow.config),
             "directions": [
                 {k: v for k, v in vars(direction).items() if k not in ("vector", "difference")}
                 for direction in self.directions
@@ -220,10 +224,10 @@ class Bundle:
         )
 
 
-def _settings(flow: Flow) -> dict[str, Any]:
+def _settings(config: FlowConfig) -> dict[str, Any]:
     """Those of a flow, without what an older version does not know where there is nothing of it."""
-    settings = flow.config.to_dict()
-    if not flow.common:
+    settings = config.to_dict()
+    if not config.factors:
         del settings["factors"], settings["factor_levels"]
     return settings
 

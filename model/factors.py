@@ -49,14 +49,15 @@ class FactorPrior(nn.Module):
         mean, log_scale, loadings = (
             each.to(dtype) for each in (self.mean, self.log_scale, self.loadings)
         )
+        scale = log_scale.exp()
         with torch.autocast(mean.device.type, enabled=False):
-            scaled = loadings / log_scale.exp()[:, None]
+            scaled = loadings / scale[:, None]
             within = torch.linalg.cholesky(
                 torch.eye(scaled.shape[1]).to(scaled) + scaled.T @ scaled
             )
             projection = torch.linalg.solve_triangular(within, scaled.T, upper=False).T
             log_det = log_scale.sum() + within.diagonal().log().sum()
-        return Density(mean, log_scale.exp(), projection, log_det)
+        return Density(mean, scale, projection, log_det)
 
     def of_standard(self, own: Tensor, factors: Tensor) -> Tensor:
         """z of e, (B, dimensions), and f, (B, factors)."""
@@ -77,7 +78,7 @@ def fitted(z: Tensor, most: int) -> FactorPrior:
     """
     deviation, mean = torch.std_mean(z, dim=0)
     own = deviation.clamp(min=1e-6)
-    least, deviation = own * LEAST_OWN**0.5, own
+    variance = own.square()
     z.sub_(mean).div_(own)
     for _ in range(ROUNDS):
         components, variances = _components(z, most)
@@ -87,8 +88,7 @@ def fitted(z: Tensor, most: int) -> FactorPrior:
                 "numbers"
             )
         loadings = components * (variances - 1).sqrt() * own[:, None]
-        left = deviation.square() - loadings.square().sum(1)
-        rest = left.clamp(min=0).sqrt().maximum(least)
+        rest = (variance - loadings.square().sum(1)).maximum(LEAST_OWN * variance).sqrt()
         z.mul_(own / rest)
         own = rest
     prior = FactorPrior(*loadings.shape)
@@ -116,8 +116,8 @@ def shrunk(variances: Tensor, aspect: float) -> Tensor:
 
     A true variance l comes out as l + aspect l / (l - 1), along a component whose squared cosine
     with the true one is c = (1 - aspect / (l - 1)^2) / (1 + aspect / (l - 1)); images vary by
-    c l + 1 - c along that (Donoho, Gavish & Johnstone 2018, whose shrinker
-    for entropy loss this is).
+    c l + 1 - c along that (Donoho, Gavish & Johnstone 2018, whose shrinker for entropy loss this
+    is).
     """
     variances = variances[variances > (1 + math.sqrt(aspect)) ** 2]
     middle = variances + 1 - aspect

@@ -49,7 +49,8 @@ def without_factors(flow: Flow) -> Flow:
     if not flow.common:
         return flow
     plain = Flow(replace(flow.config, factors=0, factor_levels=0)).to(flow.prior.mean)
-    plain.load_state_dict({name: flow.state_dict()[name] for name in plain.state_dict()})
+    weights = flow.state_dict()
+    plain.load_state_dict({name: weights[name] for name in plain.state_dict()})
     return _as_free(plain, flow)
 
 

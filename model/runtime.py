@@ -82,9 +82,9 @@ def keep_freed_memory() -> None:
 
 class Runtime:
     """A flow that no longer changes, on its device: a call, `encode` and `decode`, whose arguments
-    and results are those of `Flow`. `precision` is that of the coupling networks,
-    by default the fastest that is exact; a latent decodes exactly with the precision that encoded
-    it. One call at a time: calls share buffers.
+    and results are those of `Flow`. `precision` is that of the coupling networks, by default the
+    fastest that is exact; a latent decodes exactly with the precision that encoded it. One call at
+    a time: calls share buffers.
 
     Raises ValueError for a flow of a family that does not fold.
     """

@@ -62,7 +62,7 @@ def standard_prior(flow: Flow) -> torch.distributions.Distribution:
 
 def log_prior(flow: Flow, latent: Tensor) -> Tensor:
     """Of one flat latent; where it has common factors, by the covariance that they give."""
-    alone = flow.config.dimensions - (flow.config.factor_dimensions if flow.common else 0)
+    alone = flow.config.dimensions - flow.config.factor_dimensions
     log_prob: Tensor = standard_prior(flow).log_prob(latent[:alone]).sum()
     if flow.common:
         loadings, own = flow.common.loadings, (2 * flow.common.log_scale).exp().diag()
