@@ -110,14 +110,25 @@ class Invertible1x1(Layer):
         self.lower.copy_(lower.tril(-1))
         self.upper.copy_(upper.triu(1))
 
-    def weight(self, dtype: torch.dtype | None = None) -> Tensor:
-        """W, (C, C), computed in a precision; that of its parameters by default."""
-        dtype = dtype or self.lower.dtype
+    def _factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """P, L and U + diag(s)."""
         identity = torch.eye(len(self.sign), dtype=dtype, device=self.lower.device)
         lower = self.lower.to(dtype).tril(-1) + identity
         diagonal = self.sign.to(dtype) * self.log_scale.to(dtype).exp()
         upper = self.upper.to(dtype).triu(1) + torch.diag(diagonal)
-        return self.permutation.to(dtype) @ lower @ upper
+        return self.permutation.to(dtype), lower, upper
+
+    def weight(self, dtype: torch.dtype | None = None) -> Tensor:
+        """W, (C, C), computed in a precision; that of its parameters by default."""
+        permutation, lower, upper = self._factors(dtype or self.lower.dtype)
+        return permutation @ lower @ upper
+
+    def inverse_weight(self, dtype: torch.dtype) -> Tensor:
+        """The inverse of W, (C, C), computed in float64."""
+        permutation, lower, upper = self._factors(torch.float64)
+        halfway = torch.linalg.solve_triangular(lower, permutation.T, upper=False)
+        inverse: Tensor = torch.linalg.solve_triangular(upper, halfway, upper=True)
+        return inverse.to(dtype)
 
     @torch.no_grad()
     def condition(self) -> float:
@@ -129,12 +140,18 @@ class Invertible1x1(Layer):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         log_det = self.log_scale.sum() * x.shape[2] * x.shape[3]
         with torch.autocast(x.device.type, enabled=False):
-            return F.conv2d(x, self.weight(x.dtype)[:, :, None, None]), _per_image(log_det, x)
+            return _by_pixel(self.weight(x.dtype), x), _per_image(log_det, x)
 
     def inverse(self, y: Tensor) -> Tensor:
         with torch.autocast(y.device.type, enabled=False):
-            inverse = torch.linalg.inv(self.weight(torch.float64)).to(y.dtype)
-            return F.conv2d(y, inverse[:, :, None, None])
+            return _by_pixel(self.inverse_weight(y.dtype), y)
+
+
+def _by_pixel(matrix: Tensor, x: Tensor) -> Tensor:
+    """A matrix on the channels of each pixel. As a product of matrices, which has x's precision on
+    a GPU too: a convolution would have TensorFloat-32's there, 10 bits."""
+    pixels = x.permute(0, 2, 3, 1)
+    return (pixels.flatten(0, 2) @ matrix.T).view(pixels.shape).permute(0, 3, 1, 2)
 
 
 class ChannelPermutation(Layer):
