@@ -1,4 +1,4 @@
-"""Aligned faces: the light of their skin, and the border around them."""
+"""Aligned faces: the light and the colours of their skin, and the border around them."""
 
 import torch
 from torch import Tensor
@@ -8,6 +8,9 @@ CHEEKS = ((0.27, 0.55), (0.73, 0.55))
 FOREHEAD = ((0.5, 0.18),)
 BORDER = 1 / 32  # of the crop's side
 FADE = 1 / 16  # likewise
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (BT.601)
+COLOURS = 2.0  # deviations from a face's mean chroma within which its colours are
+GREY = 4 / 255  # deviation of chroma that is added, so that a face in grey may have some
 
 
 def border_width(side: int) -> int:
@@ -33,8 +36,8 @@ def inside(side: int) -> Tensor:
 
 
 def luminance(pictures: Tensor) -> Tensor:
-    """Of pictures (B, 3, H, W) on the 0 to 1 scale, in grey levels of 0 to 255 (BT.601)."""
-    weights = torch.tensor([0.299, 0.587, 0.114], device=pictures.device)
+    """Of pictures (B, 3, H, W) on the 0 to 1 scale, in grey levels of 0 to 255."""
+    weights = torch.tensor(LUMA, device=pictures.device)
     # not as a product of matrices, which autocast would round to whole grey levels
     return (pictures.clamp(0, 1) * weights[:, None, None]).sum(1) * 255
 
@@ -63,3 +66,39 @@ def _light(pictures: Tensor, places: tuple[tuple[float, float], ...]) -> Tensor:
         column, row = round(x * side), round(y * side)
         squares.append(grey[:, row - half : row + half, column - half : column + half])
     return torch.stack(squares).mean(dim=(0, 2, 3))
+
+
+def in_colours_of(faces: Tensor, pictures: Tensor) -> Tensor:
+    """The pictures, (B, 3, H, W), with the chroma of a pixel drawn nearer to the mean chroma of the
+    face, likewise, where it lies further out than `COLOURS` and than the face itself is there; luma
+    stays. Of steps that lead far a flow draws what no face is: teeth in green, eyes in neon blue.
+    """
+    _, red, blue = _luma_and_chroma(faces)
+    within = inside(faces.shape[-1]).to(faces)
+
+    def mean(values: Tensor) -> Tensor:
+        return (values * within).sum(dim=(1, 2), keepdim=True) / within.sum()
+
+    mean_red, mean_blue = mean(red), mean(blue)
+    red, blue = red - mean_red, blue - mean_blue
+    variance = mean(red.square()) + GREY**2
+    slope = mean(red * blue) / variance
+    rest = mean((blue - slope * red).square()) + GREY**2
+
+    def deviations(red: Tensor, blue: Tensor) -> Tensor:
+        return (red.square() / variance + (blue - slope * red).square() / rest).sqrt()
+
+    luma, asked_red, asked_blue = _luma_and_chroma(pictures)
+    asked_red, asked_blue = asked_red - mean_red, asked_blue - mean_blue
+    allowed = deviations(red, blue).clamp(min=COLOURS)
+    nearer = (allowed / deviations(asked_red, asked_blue)).clamp(max=1)
+    asked_red, asked_blue = mean_red + nearer * asked_red, mean_blue + nearer * asked_blue
+    green = -(LUMA[0] * asked_red + LUMA[2] * asked_blue) / LUMA[1]
+    return luma[:, None] + torch.stack([asked_red, green, asked_blue], dim=1)
+
+
+def _luma_and_chroma(pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Luma, and by how much red and blue differ from it, (B, H, W) each."""
+    red, green, blue = pictures.unbind(1)
+    luma = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+    return luma, red - luma, blue - luma

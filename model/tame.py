@@ -7,10 +7,10 @@ face, in the end past what float64 brings back: so noise is held near, too.
 
 Of faces in aligned crops it can be asked further that an edit changes the face alone: that around
 it the moved picture is the picture itself, that the skin keeps its light, and that within all is as
-a teacher draws it: the flow from before, moved as far. Without the teacher an edit that does
-nothing would be the best. Midway between two latents is to be what the teacher draws there, within
-the scale: where edits alone are held, mixes and samples grow rough and leave it. (The mean of two
-draws deviates by 0.7 of what they do.)
+a teacher draws it: the flow from before, moved as far, but in colours that the face has. Without
+the teacher an edit that does nothing would be the best. Midway between two latents is to be what
+the teacher draws there, within the scale: where edits alone are held, mixes and samples grow rough
+and leave it. (The mean of two draws deviates by 0.7 of what they do.)
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from model.attributes import BURST, bursts
 from model.flow import Flow
-from model.skin import inside, skin_light
+from model.skin import in_colours_of, inside, skin_light
 
 MOVED = 4  # of so many images the latent of one is moved
 LEAST, MOST = 0.25, 1.5  # strengths by which
@@ -32,8 +32,8 @@ STRAY_WEIGHT = 0.01  # bits/dim a grey level
 @dataclass(frozen=True)
 class Taming:
     """What latents are moved along in training, `directions`, flat (D, dimensions), and `still`
-    (D,): from 0 to 1, how much around the face and of the skin's light is to stay as it is, where
-    there is a `teacher`. All is where the flow is that learns."""
+    (D,): from 0 to 1, how much around the face and of the skin's light and colours is to stay as
+    it is, where there is a `teacher`. All is where the flow is that learns."""
 
     directions: Tensor
     still: Tensor
@@ -76,27 +76,28 @@ class Taming:
             each[moved] for each in (y, latents, steps, still, noise, others)
         )
         labels = None if labels is None else labels[moved]
-        pictures = flow.inverse(flow.unflatten(latents + steps), labels)
-        of_noise, _ = flow(noise)
-        loss = BURST_WEIGHT * (burst_loss(pictures) + far_loss(flow.flatten(of_noise))).sum()
-        if self.teacher:
-            other, _ = flow(others, labels)
-            midway = (latents + flow.flatten(other)) / 2
-            mixes = flow.inverse(flow.unflatten(midway), labels)
-            with torch.no_grad():
-                known, known_other = (
-                    self.teacher.flatten(self.teacher(each, labels)[0]) for each in (y, others)
-                )
-                asked, asked_mixes = (
-                    self.teacher.inverse(self.teacher.unflatten(each), labels)
-                    for each in (known + steps, (known + known_other) / 2)
-                )
+        if not self.teacher:
+            pictures = flow.inverse(flow.unflatten(latents + steps), labels)
+            of_noise = flow.flatten(flow(noise, labels)[0])
+            return BURST_WEIGHT * (burst_loss(pictures) + far_loss(of_noise)).sum()
+        # two at a time, which on a GPU takes as long as one
+        both = None if labels is None else labels.repeat(2)
+        of_noise, other = flow.flatten(flow(torch.cat([noise, others]), both)[0]).chunk(2)
+        places = torch.cat([latents + steps, (latents + other) / 2])
+        pictures, mixes = flow.inverse(flow.unflatten(places), both).chunk(2)
+        with torch.no_grad():
+            teacher = self.teacher
+            known, known_other = teacher.flatten(teacher(torch.cat([y, others]), both)[0]).chunk(2)
+            places = torch.cat([known + steps, (known + known_other) / 2])
+            asked, asked_mixes = teacher.inverse(teacher.unflatten(places), both).chunk(2)
             holds = ~bursts(asked + 0.5) & ~bursts(pictures.detach() + 0.5)
-            strayed = stray(*(each[holds] for each in (pictures, y, asked, still)))
-            off = (mixes.clamp(-0.5, 0.5) - asked_mixes.clamp(-0.5, 0.5)).nan_to_num(0).abs()
-            loss = loss + STRAY_WEIGHT * (strayed.sum() + 255 * off.mean(dim=(1, 2, 3)).sum())
-            loss = loss + BURST_WEIGHT * burst_loss(mixes).sum()
-        return loss
+            recoloured = in_colours_of(y, asked) - asked
+            asked = asked + still[:, None, None, None] * recoloured
+        strayed = stray(*(each[holds] for each in (pictures, y, asked, still)))
+        off = (mixes.clamp(-0.5, 0.5) - asked_mixes.clamp(-0.5, 0.5)).nan_to_num(0).abs()
+        loss = STRAY_WEIGHT * (strayed.sum() + 255 * off.mean(dim=(1, 2, 3)).sum())
+        bursting = burst_loss(pictures) + burst_loss(mixes) + far_loss(of_noise)
+        return loss + BURST_WEIGHT * bursting.sum()
 
 
 def burst_loss(pictures: Tensor) -> Tensor:
