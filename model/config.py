@@ -179,6 +179,9 @@ PRESETS = {
     "glow128": FlowConfig(
         resolution=128, steps=(9, 16, 8, 6, 4), hidden=(64, 128, 128, 128, 128), kept=(3,)
     ),
+    "glow128-large": FlowConfig(
+        resolution=128, steps=(17, 24, 16, 10, 6), hidden=(128, 256, 256, 256, 256), kept=(3,)
+    ),
     "glow32": FlowConfig(resolution=32, steps=(8, 8, 8), hidden=(128, 128, 128)),
     "realnvp64": replace(
         _REALNVP,

@@ -1,6 +1,6 @@
-"""Growing a trained flow: more steps and the same function, or twice the resolution and the same
-function of the smaller picture, so that training goes on from there; and, after training, a prior
-with common factors."""
+"""Growing a trained flow: more steps or wider networks and the same function, or twice the
+resolution and the same function of the smaller picture, so that training goes on from there; and,
+after training, a prior with common factors."""
 
 from dataclasses import replace
 
@@ -10,28 +10,34 @@ from torch import Tensor, nn
 from model.config import FlowConfig
 from model.factors import FactorPrior
 from model.flow import Flow
-from model.layers import Chain, Invertible1x1
+from model.layers import Chain, CouplingNetwork, Invertible1x1
 
 # Details of faces lie within a few hundredths of a picture's range: so they are near 1.
 DETAIL_GAIN = 64.0
+# Of new hidden channels beside what they would begin with: one that is loud shakes a trained flow
+# as soon as it is heard (from `faces128`, gradients ten times as long in the first steps).
+QUIET = 0.1
 
 
 def grown(flow: Flow, config: FlowConfig) -> Flow:
-    """A flow of a deeper config that maps every image as `flow` does, with its weights; or of one
-    of twice the resolution, with a level before the others that maps the means of 2x2 pixels so.
-    The common factors of its prior are left behind: they are found after training.
+    """A flow of a deeper or wider config that maps every image as `flow` does, with its weights; or
+    of one of twice the resolution, with a level before the others that maps the means of 2x2 pixels
+    so. The common factors of its prior are left behind: they are found after training.
 
     Each level keeps its steps, and as many as are missing follow them in pairs: a step that swaps
     the halves of x for the coupling, which is the identity as it starts (Glow, 3.3), and one that
-    swaps them back. The steps of a new first level hand its four groups of channels round.
+    swaps them back. The steps of a new first level hand its four groups of channels round. New
+    hidden channels begin with weights of their own, and none to what was there before (Net2Net,
+    Chen et al. 2016, without its noise).
 
-    Raises ValueError where the configs differ in more, a level has more steps than it may keep, or
-    lacks an odd number of them, or a new first level has not one step and some fours.
+    Raises ValueError where the configs differ in more, a level has more steps or hidden channels
+    than it may keep, or lacks an odd number of steps, or a new first level has not one step and
+    some fours.
     """
     flow = without_factors(flow)
     if config.resolution > flow.config.resolution:
         return _finer(flow, config)
-    return _deeper(flow, config)
+    return _larger(flow, config)
 
 
 def with_factors(flow: Flow, prior: FactorPrior, levels: int) -> Flow:
@@ -60,24 +66,34 @@ def _as_free(flow: Flow, other: Flow) -> Flow:
 
 
 @torch.no_grad()
-def _deeper(flow: Flow, config: FlowConfig) -> Flow:
-    same = flow.config.to_dict() | {"steps": config.steps}
+def _larger(flow: Flow, config: FlowConfig) -> Flow:
+    same = flow.config.to_dict() | {"steps": config.steps, "hidden": config.hidden}
     if differing := [name for name, value in config.to_dict().items() if same[name] != value]:
         raise ValueError(
-            f"a flow grows in steps, or by a level of finer pixels, not in {', '.join(differing)}"
+            "a flow grows in steps and hidden channels, or by a level of finer pixels, not in "
+            + ", ".join(differing)
         )
     for i, (now, then) in enumerate(zip(flow.config.steps, config.steps, strict=True)):
         if then < now or (then - now) % 2:
             raise ValueError(f"level {i} of {now} steps grows by pairs of steps, not to {then}")
-    if config.permutation != "invertible_1x1" and config != flow.config:
-        raise ValueError("only a flow with 1x1 convolutions can begin with more than it had")
-    deeper = Flow(config).to(flow.prior.mean)
-    deeper.load_state_dict(deeper.state_dict() | flow.state_dict())
-    steps = zip(deeper.levels, config.input_shapes, flow.config.steps, strict=True)
-    for level, (channels, *_), kept in steps:
-        for step in list(level.steps)[kept:]:
-            _mix_by(step, _handed_on(4 * channels, 2 * channels))
-    return deeper
+    for i, (now, then) in enumerate(zip(flow.config.hidden, config.hidden, strict=True)):
+        if then < now:
+            raise ValueError(f"level {i} of {now} hidden channels does not shrink to {then}")
+    if config.permutation != "invertible_1x1" and config.steps != flow.config.steps:
+        raise ValueError("only a flow with 1x1 convolutions can begin with more steps than it had")
+    larger = Flow(config).to(flow.prior.mean)
+    weights = larger.state_dict()  # the tensors themselves
+    for name, tensor in flow.state_dict().items():
+        here = weights[name][: len(tensor)]
+        here.zero_()  # what was there does not see new channels
+        here[tuple(map(slice, tensor.shape))] = tensor
+    for i, (channels, *_) in enumerate(config.input_shapes):
+        kept = flow.config.steps[i]
+        for j, step in enumerate(larger.levels[i].steps):
+            _hush(step, flow.config.hidden[i] if j < kept else 0)
+            if j >= kept:
+                _mix_by(step, _handed_on(4 * channels, 2 * channels))
+    return larger
 
 
 @torch.no_grad()
@@ -91,7 +107,7 @@ def _finer(flow: Flow, config: FlowConfig) -> Flow:
             f"a new first level keeps the {config.channels} channels of a picture and has one step "
             f"and some fours, not {config.kept[:1]} and {config.steps[0]}"
         )
-    coarse = _deeper(
+    coarse = _larger(
         flow,
         replace(
             config,
@@ -116,6 +132,15 @@ def _finer(flow: Flow, config: FlowConfig) -> Flow:
     for step in others:
         _mix_by(step, _handed_on(4 * config.channels, config.channels))
     return finer
+
+
+def _hush(step: Chain, kept: int) -> None:
+    """Makes hidden channels after those `kept` quiet."""
+    for network in step.modules():
+        if isinstance(network, CouplingNetwork):
+            layers = (network.first, network.middle, *network.further)
+            last = [layer for layer in layers if isinstance(layer, nn.Conv2d)][-1]
+            last.weight[kept:] *= QUIET
 
 
 def _mix_by(step: Chain, weight: Tensor) -> None:

@@ -18,6 +18,8 @@ from model.train import TrainConfig, Trainer
 
 CONFIG = FlowConfig(resolution=16, steps=(2, 3), hidden=(8, 8))
 DEEPER = replace(CONFIG, steps=(4, 7))
+WIDER = replace(CONFIG, hidden=(8, 12))
+LARGER = replace(DEEPER, hidden=(12, 12))
 FINER = replace(CONFIG, resolution=32, steps=(5, 4, 3), hidden=(4, 8, 8), kept=(3,))
 
 
@@ -38,14 +40,30 @@ def flow(images: Tensor) -> Flow:
     return flow
 
 
-def test_a_deeper_flow_maps_as_before(flow: Flow, images: Tensor) -> None:
-    deeper = grown(flow, DEEPER)
-    assert deeper.config == DEEPER
-    for ours, theirs in zip(deeper.encode(images), flow.encode(images), strict=True):
+@pytest.mark.parametrize("config", [DEEPER, WIDER, LARGER], ids=["deeper", "wider", "both"])
+def test_a_larger_flow_maps_as_before(flow: Flow, images: Tensor, config: FlowConfig) -> None:
+    larger = grown(flow, config)
+    assert larger.config == config
+    for ours, theirs in zip(larger.encode(images), flow.encode(images), strict=True):
         torch.testing.assert_close(ours, theirs)
     noise = torch.rand(images.shape)
     y = flow.dequantize(images, noise)
-    torch.testing.assert_close(deeper.log_density(y), flow.log_density(y))
+    torch.testing.assert_close(larger.log_density(y), flow.log_density(y))
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_wider_flow_of_any_family_maps_as_before(
+    images: Tensor, perturb: Callable[..., Flow], depth: int, residual: bool
+) -> None:
+    config = replace(
+        CONFIG, permutation="reverse", checkerboard=(1, 1), depth=depth, residual=residual
+    )
+    flow = perturb(Flow(config))
+    wider = grown(flow, replace(config, hidden=(8, 12)))
+    y = flow.dequantize(images)
+    torch.testing.assert_close(wider.log_density(y), flow.log_density(y))
+    torch.testing.assert_close(wider.inverse(flow(y)[0]), y, rtol=0, atol=1e-3)
 
 
 def test_a_finer_flow_maps_the_means_of_pixels_as_before(flow: Flow, images: Tensor) -> None:
@@ -115,6 +133,20 @@ def test_the_new_steps_learn(flow: Flow, images: Tensor) -> None:
     assert torch.equal(flow.quantize(deeper.decode(deeper.encode(images))), images)
 
 
+def test_the_new_hidden_channels_learn(flow: Flow, images: Tensor) -> None:
+    wider = grown(flow, WIDER)
+    before = [parameter.clone() for parameter in wider.levels[1].parameters()]
+    trainer = Trainer(wider, images, TrainConfig(steps=8, batch=4, settle=0))
+    for _ in range(6):
+        trainer.train_step()
+    for old, new in zip(before, wider.levels[1].parameters(), strict=True):
+        if 12 in new.shape:  # of a network: what is new in it, to the last number
+            beyond = torch.ones_like(old, dtype=torch.bool)
+            beyond[tuple(slice(8 if size == 12 else size) for size in old.shape)] = False
+            assert beyond.any()
+            assert (new != old)[beyond].float().mean() > 0.5
+
+
 def test_the_flow_it_grew_from_is_left_alone(flow: Flow, images: Tensor) -> None:
     before = {name: tensor.clone() for name, tensor in flow.state_dict().items()}
     trainer = Trainer(grown(flow, DEEPER), images, TrainConfig(steps=2, batch=4))
@@ -125,7 +157,7 @@ def test_the_flow_it_grew_from_is_left_alone(flow: Flow, images: Tensor) -> None
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"hidden": (8, 16)}, "not in hidden"),
+        ({"hidden": (8, 6)}, "level 1 of 8 hidden channels does not shrink to 6"),
         ({"steps": (2, 4)}, "level 1 of 3 steps grows by pairs of steps, not to 4"),
         ({"steps": (1, 3)}, "level 0 of 2 steps grows by pairs of steps, not to 1"),
         ({"bits": 5, "coupling": "additive"}, "not in bits, coupling"),
@@ -150,5 +182,5 @@ def test_without_1x1_convolutions_a_flow_goes_on_as_deep_as_it_is(images: Tensor
         torch.equal(a, b)
         for a, b in zip(grown(flow, config).encode(images), flow.encode(images), strict=True)
     )
-    with pytest.raises(ValueError, match="only a flow with 1x1 convolutions"):
+    with pytest.raises(ValueError, match=r"only a flow with 1x1 convolutions .* more steps"):
         grown(flow, replace(config, steps=DEEPER.steps))
