@@ -26,10 +26,10 @@ def border(side: int) -> Tensor:
     return border
 
 
-def inside(side: int) -> Tensor:
+def inside(side: int, device: torch.device | None = None) -> Tensor:
     """How far each pixel of a square is within its border, (side, side): 0 there, and 1 from `FADE`
     of the side on."""
-    place = torch.arange(side) + 0.5
+    place = torch.arange(side, device=device) + 0.5
     from_edge = torch.minimum(place, side - place) - border_width(side)
     within: Tensor = (torch.minimum(from_edge[:, None], from_edge) / (side * FADE)).clamp(0, 1)
     return within
@@ -37,9 +37,9 @@ def inside(side: int) -> Tensor:
 
 def luminance(pictures: Tensor) -> Tensor:
     """Of pictures (B, 3, H, W) on the 0 to 1 scale, in grey levels of 0 to 255."""
-    weights = torch.tensor(LUMA, device=pictures.device)
     # not as a product of matrices, which autocast would round to whole grey levels
-    return (pictures.clamp(0, 1) * weights[:, None, None]).sum(1) * 255
+    luma, _, _ = _luma_and_chroma(pictures.clamp(0, 1))
+    return 255 * luma
 
 
 def skin_light(pictures: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ def in_colours_of(faces: Tensor, pictures: Tensor) -> Tensor:
     stays. Of steps that lead far a flow draws what no face is: teeth in green, eyes in neon blue.
     """
     _, red, blue = _luma_and_chroma(faces)
-    within = inside(faces.shape[-1]).to(faces)
+    within = inside(faces.shape[-1], faces.device)
 
     def mean(values: Tensor) -> Tensor:
         return (values * within).sum(dim=(1, 2), keepdim=True) / within.sum()

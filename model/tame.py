@@ -63,19 +63,15 @@ class Taming:
         noise: Tensor,
         others: Tensor,
     ) -> Tensor:
-        """What a flow is to bring down beside the likelihood, bits/dim summed over images y, whose
-        flat `latents`, (B, dimensions), move by `steps`; `noise` and `others`, as y, are as many
-        pictures of noise, and images that they are mixed with.
+        """What a flow is to bring down beside the likelihood, bits/dim summed over images y that
+        move, whose flat `latents`, (B, dimensions), do so by `steps`; `noise` and `others`, as y,
+        are as many pictures of noise, and images that they are mixed with.
 
         Gradients go through encode, too: where a step is small the picture stays what it is,
         whatever the weights are, and decode alone does not know that.
         """
-        if not (moved := steps.any(1)).any():
+        if not len(y):
             return y.new_zeros(())
-        y, latents, steps, still, noise, others = (
-            each[moved] for each in (y, latents, steps, still, noise, others)
-        )
-        labels = None if labels is None else labels[moved]
         if not self.teacher:
             pictures = flow.inverse(flow.unflatten(latents + steps), labels)
             of_noise = flow.flatten(flow(noise, labels)[0])
@@ -93,7 +89,11 @@ class Taming:
             holds = ~bursts(asked + 0.5) & ~bursts(pictures.detach() + 0.5)
             recoloured = in_colours_of(y, asked) - asked
             asked = asked + still[:, None, None, None] * recoloured
-        strayed = stray(*(each[holds] for each in (pictures, y, asked, still)))
+        # what bursts asks for nothing, and gives no gradient that is not a number
+        moved, asked = (
+            torch.where(holds[:, None, None, None], each, y) for each in (pictures, asked)
+        )
+        strayed = holds * stray(moved, y, asked, still)
         off = (mixes.clamp(-0.5, 0.5) - asked_mixes.clamp(-0.5, 0.5)).nan_to_num(0).abs()
         loss = STRAY_WEIGHT * (strayed.sum() + 255 * off.mean(dim=(1, 2, 3)).sum())
         bursting = burst_loss(pictures) + burst_loss(mixes) + far_loss(of_noise)
@@ -120,7 +120,7 @@ def stray(moved: Tensor, before: Tensor, asked: Tensor, still: Tensor) -> Tensor
     """How far edited pictures y are from what is asked for, grey levels, (B,): within from the
     pictures `asked` for, around the face from those `before`, as far as it is to be `still`, (B,),
     and how much lighter or darker cheeks and forehead became."""
-    face = inside(moved.shape[-1]).to(moved)
+    face = inside(moved.shape[-1], moved.device)
     around = 1 - face
     rim = asked + still[:, None, None, None] * (before - asked)
     within = (face * (moved - asked)).abs().mean(dim=(1, 2, 3))

@@ -74,8 +74,8 @@ class Objective(nn.Module):
     """Of dequantized images y: the loss to go down, and the mean bits/dim within it.
 
     They differ where the images have classes, which the flow's classification head then learns
-    beside it (the weight is that of Glow's published code), and with `taming`, whose `loss` takes
-    the `moves`.
+    beside it (the weight is that of Glow's published code), and with `taming`: the `moves` are
+    then which of the images move, int64, and what its `loss` takes of these.
     """
 
     CLASS_WEIGHT = 0.01
@@ -85,7 +85,9 @@ class Objective(nn.Module):
         self.flow = flow
         self.taming = taming
 
-    def forward(self, y: Tensor, labels: Tensor | None, *moves: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, y: Tensor, *moves: Tensor, labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         latent, log_det = self.flow(y, labels)
         bits = self.flow.bits_per_dim(self.flow.log_density_of(latent, log_det)).mean()
         loss = bits
@@ -93,8 +95,11 @@ class Objective(nn.Module):
             class_loss = F.cross_entropy(self.flow.class_logits(latent, labels), labels)
             loss = loss + self.CLASS_WEIGHT * class_loss / math.log(2)
         if self.taming:
-            latents = self.flow.flatten(latent)
-            loss = loss + self.taming.loss(self.flow, y, latents, labels, *moves) / len(y)
+            which, *moves_of_them = moves
+            latents = self.flow.flatten(latent)[which]
+            labels = None if labels is None else labels[which]
+            taming_loss = self.taming.loss(self.flow, y[which], latents, labels, *moves_of_them)
+            loss = loss + taming_loss / len(y)
         return loss, bits
 
 
@@ -140,7 +145,7 @@ class Trainer:
         self.skipped = 0
         self.seconds = 0.0  # spent in steps
         self.precision = torch.bfloat16 if has_bfloat16(self.device) else torch.float32
-        self._loss: Objective | DistributedDataParallel | None = None
+        self._loss: nn.Module | None = None
 
     def batch(self, step: int) -> Tensor:
         """The images of a step (uint8), each epoch in its own order, half of them mirrored."""
@@ -174,8 +179,9 @@ class Trainer:
         self.flow.initialize(images, self._noise(images, 0))
         self.average.module.load_state_dict(self.flow.state_dict())
 
-    def _objective(self) -> Objective | DistributedDataParallel:
-        """The loss, wrapped at the first step: what wraps it takes the weights as they then are."""
+    def _objective(self, like: Sequence[Tensor]) -> nn.Module:
+        """The loss of tensors like these, wrapped at the first step: what wraps it takes the
+        weights as they then are."""
         if self._loss is None:
             if self.config.compile:
                 for level in self.flow.levels:
@@ -184,15 +190,29 @@ class Trainer:
             self._loss = Objective(self.flow, self.taming)
             if processes() > 1:
                 self._loss = DistributedDataParallel(self._loss)
+            elif self._records:
+                with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+                    graphed = torch.cuda.make_graphed_callables(
+                        self._loss, tuple(like), allow_unused_input=True
+                    )
+                self._loss = cast(nn.Module, graphed)
         return self._loss
+
+    @property
+    def _records(self) -> bool:
+        """Whether steps replay a CUDA graph: the layers are many and their tensors small, so that
+        otherwise a GPU waits for Python most of the time."""
+        config = self.config
+        other_ways = config.reversible or config.compile or config.accumulate > 1 or processes() > 1
+        return self.device.type == "cuda" and self.labels is None and not other_ways
 
     def _classes(self) -> Tensor | None:
         """The classes of the images of a step."""
         return None if self.labels is None else self.labels[self._chosen(self.step)]
 
     def _moves(self, y: Tensor) -> tuple[Tensor, ...]:
-        """What a step tames its images y by: as `Taming.draw` has it, and, as y, noise and the
-        image that each is mixed with."""
+        """What a step tames each of its images y by: as `Taming.draw` has it, and, as y, noise and
+        the image that it is mixed with."""
         if self.taming is None:
             return ()
         moves = self.taming.draw(self.config.batch, self._generator("steps", self.step))
@@ -200,8 +220,8 @@ class Trainer:
         noise = black_and_white(shape, self.flow.bins, self._generator("strange", self.step))
         return *moves, self.flow.dequantize(noise, 0.5), y.roll(1, 0)
 
-    def _mine(self, whole: Tensor | None) -> Sequence[Tensor | None]:
-        """This process's share of what there is of each image of a step, in parts."""
+    def _mine(self, whole: Tensor | None) -> Sequence[Any]:
+        """This process's share of what there is of each image of a step, if there is, in parts."""
         if whole is None:
             return [None] * self.config.accumulate
         return whole[rank() :: processes()].chunk(self.config.accumulate)
@@ -212,21 +232,33 @@ class Trainer:
         Raises DivergedError past `max_skipped` such steps.
         """
         start = time.perf_counter()
-        objective, accumulate = self._objective(), self.config.accumulate
+        accumulate = self.config.accumulate
         images = self.batch(self.step)
         y = self.flow.dequantize(images, self._noise(images, self.step))
         y = y.contiguous(memory_format=torch.channels_last)
         wholes = (y, self._classes(), *self._moves(y))
-        parts = zip(*map(self._mine, wholes), strict=True)
+        parts = [
+            (part, labels, _those_that_move(*moves))
+            for part, labels, *moves in zip(*map(self._mine, wholes), strict=True)
+        ]
+        part, _, moves = parts[0]
+        autocast = torch.autocast(
+            self.device.type,
+            self.precision,
+            enabled=self.precision != torch.float32,
+            cache_enabled=not self._records,
+        )
+        with autocast:
+            objective = self._objective([part, *moves])
         bits = torch.zeros((), device=self.device)
         self.optimizer.zero_grad()
-        for i, part in enumerate(parts):
+        for i, (part, labels, moves) in enumerate(parts):
             # gradients are summed over the processes once, with the last part
             waits = isinstance(objective, DistributedDataParallel) and i < accumulate - 1
             with cast(DistributedDataParallel, objective).no_sync() if waits else nullcontext():
-                autocast = self.precision != torch.float32
-                with torch.autocast(self.device.type, self.precision, autocast):
-                    loss, part_bits = objective(*part)
+                with autocast:
+                    classes = {} if labels is None else {"labels": labels}
+                    loss, part_bits = objective(part, *moves, **classes)
                 (loss / accumulate).backward()
             bits += part_bits.detach() / accumulate
         if processes() > 1:
@@ -317,6 +349,14 @@ class Trainer:
                     log(self.step, figures)
                     if due or self.step == self.config.steps:
                         checkpoint(self)
+
+
+def _those_that_move(*moves: Tensor) -> list[Tensor]:
+    """Which images move, and what there is of `moves` (`Trainer._moves`) for these; or nothing."""
+    if not moves:
+        return []
+    which = moves[0].any(1).nonzero()[:, 0]
+    return [which, *(each[which] for each in moves)]
 
 
 def on_the_path(flow: Flow) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

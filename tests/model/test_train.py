@@ -29,7 +29,7 @@ from model.bundle import Bundle, Direction
 from model.config import PRESETS, FlowConfig
 from model.data import black_and_white
 from model.flow import Flow
-from model.tame import Taming, burst_loss, stray
+from model.tame import MOVED, Taming, burst_loss, stray
 from model.train import (
     DivergedError,
     TrainConfig,
@@ -469,7 +469,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("name", "config", "words"),
         [
-            ("start", replace(PRESETS["glow32"], hidden=(8, 8, 8)), "not in hidden"),
+            ("start", replace(PRESETS["glow32"], bits=5), "not in bits"),
             ("start", replace(PRESETS["glow32"], steps=(8, 8, 10)), "grows by pairs of steps"),
             ("missing", None, "missing.safetensors cannot be read"),
         ],
@@ -748,8 +748,30 @@ class TestTaming:
         trainer.taming = taming
         trainer.train_step()
         ((y, *_, others),) = seen
-        assert not (y == others).flatten(1).all(1).any()
-        assert torch.equal(y.sum((1, 2, 3)).sort().values, others.sum((1, 2, 3)).sort().values)
+        assert len(y) == len(others) == SHORT.batch // MOVED
+        batch = trainer.batch(0)
+        for mine, other in zip(
+            *(trainer.flow.quantize(each + 0.5) for each in (y, others)), strict=True
+        ):
+            assert not torch.equal(mine, other)
+            assert (batch == mine).flatten(1).all(1).any()
+            assert (batch == other).flatten(1).all(1).any()
+
+    @pytest.mark.gpu
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+    @pytest.mark.parametrize("tamed", [False, True])
+    def test_recorded_it_learns_the_same(
+        self, pictures: Tensor, taming: Taming, tamed: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found = []
+        for recorded in (True, False):
+            monkeypatch.setattr(Trainer, "_records", recorded)
+            flow = new_trainer(pictures).flow.cuda()
+            teacher = copy.deepcopy(flow).requires_grad_(False)
+            moved = Taming(taming.directions.cuda() / 4, taming.still.cuda(), teacher)
+            trainer = Trainer(flow, pictures, SHORT, taming=moved if tamed else None)
+            found.append(losses(trainer, 8))
+        assert found[0] == pytest.approx(found[1], rel=0.01)
 
     @pytest.mark.parametrize("taught", [False, True])
     def test_in_parts_it_learns_the_same(
