@@ -211,7 +211,7 @@ def _seconds(call: Callable[[], object]) -> float:
 
 
 class _Graph:
-    """A program recorded for one batch size, on tensors that stay where they are. Unmeasured."""
+    """A program recorded for one batch size, on tensors that stay where they are."""
 
     def __init__(
         self, program: Program, inputs: list[Tensor], labels: Tensor | None, size: int

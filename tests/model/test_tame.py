@@ -202,3 +202,34 @@ class TestLoss:
         asked = STRAY_WEIGHT * off + burst_weight * outside
         assert found[0][0] - found[1][0] == pytest.approx(asked, rel=1e-3)
         assert (found[0][1] - found[1][1]).abs().max() > 1e-3
+
+    @pytest.mark.parametrize("still", [0.0, 0.5, 1.0])
+    def test_the_teacher_is_seen_in_colours_of_the_face(
+        self, monkeypatch: pytest.MonkeyPatch, still: float
+    ) -> None:
+        """As far as the picture is to be still. The next to no step asks for the face itself."""
+        torch.manual_seed(0)
+        flow = Flow(FlowConfig(resolution=16, steps=(2, 2), hidden=(8, 8)))
+        teacher = copy.deepcopy(flow).requires_grad_(False)
+        taming = Taming(torch.ones(1, flow.config.dimensions), torch.ones(1), teacher)
+        y, others = torch.rand(2, 3, 3, 16, 16) * 0.8 - 0.4
+        latents = flow.flatten(flow(y)[0])
+        steps = torch.full_like(latents, 1e-7)
+        colour = torch.tensor([0.1, -0.1, 0.05])[:, None, None]
+        found = []
+        for by in (0.0, 1.0):
+
+            def coloured(faces: Tensor, asked: Tensor, by: float = by) -> Tensor:
+                assert torch.equal(faces, y)
+                return asked + by * colour
+
+            monkeypatch.setattr(model.tame, "in_colours_of", coloured)
+            shares = torch.full((3,), still)
+            moves = (steps, shares, y, others)
+            found.append(taming.loss(flow, y, latents, None, *moves).item())
+            latents = flow.flatten(flow(y)[0])
+        face = inside(16)
+        within = still * (face * colour).abs().mean()
+        at_rim = still * (1 - still) * ((1 - face) * colour).abs().mean() / (1 - face).mean()
+        asked = 3 * STRAY_WEIGHT * 255 * (within + at_rim).item()
+        assert found[1] - found[0] == pytest.approx(asked, rel=1e-3, abs=1e-5)
