@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 from typer.testing import CliRunner
 
+import model.__main__
 from model.__main__ import app
 from model.bundle import Bundle
 from model.config import FlowConfig
@@ -265,6 +266,33 @@ class TestCommand:
         )  # and again, it begins anew
         again = CliRunner().invoke(app, [*options, "--factors", "1"], catch_exceptions=False)
         assert f"1 factors: validation bits/dim {first:.4f}" in again.output
+
+    def test_is_fitted_to_dequantized_images_and_mirrored_ones(
+        self, trained: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path, options = trained
+        seen = []
+
+        def fit(latents: Tensor, most: int) -> FactorPrior:
+            seen.append(latents.clone())
+            return fitted(latents, most)
+
+        monkeypatch.setattr(model.__main__, "fit_prior", fit)
+        CliRunner().invoke(app, options, catch_exceptions=False)
+        (latents,) = seen
+        flow = Bundle.load(path).flow
+        bins = flow.bins * (flow.decode(flow.unflatten(latents)))
+        noise = bins.frac()
+        assert noise.std().item() == pytest.approx(math.sqrt(1 / 12), rel=0.05)
+        assert noise.mean().item() == pytest.approx(0.5, abs=0.02)
+        images = Images.find(
+            path.parent / "faces" / "train", 8, "train", path.parent / "faces" / "val"
+        ).load()
+        expected = torch.cat([images, images.flip(-1)]).flatten(1)
+        found = flow.quantize(bins / flow.bins).flatten(1)
+        near = (found[:, None].int() - expected[None].int()).abs().amax(2) <= 1
+        assert near.any(0).all()
+        assert near.any(1).all()
 
     def test_of_the_last_levels_elsewhere(
         self, trained: tuple[Path, list[str]], tmp_path: Path
