@@ -27,6 +27,7 @@ LEAST, MOST = 0.25, 1.5  # strengths by which
 FAR = 100.0  # deviations: a number of a latent may be so far out for a picture of noise
 BURST_WEIGHT = 0.1  # bits/dim
 STRAY_WEIGHT = 0.01  # bits/dim a grey level
+GAUDY = 4.0
 
 
 @dataclass(frozen=True)
@@ -119,11 +120,14 @@ def _beyond(values: Tensor, bound: float, scale: float) -> Tensor:
 def stray(moved: Tensor, before: Tensor, asked: Tensor, still: Tensor) -> Tensor:
     """How far edited pictures y are from what is asked for, grey levels, (B,): within from the
     pictures `asked` for, around the face from those `before`, as far as it is to be `still`, (B,),
-    and how much lighter or darker cheeks and forehead became."""
+    and how much lighter or darker cheeks and forehead became. Colours that the face has not count
+    `GAUDY` times beside: they are few pixels, but the first that one sees."""
     face = inside(moved.shape[-1], moved.device)
     around = 1 - face
     rim = asked + still[:, None, None, None] * (before - asked)
-    within = (face * (moved - asked)).abs().mean(dim=(1, 2, 3))
+    gaudy = (moved - in_colours_of(before, moved).detach()).abs()
+    off = (moved - asked).abs() + GAUDY * still[:, None, None, None] * gaudy
+    within = (face * off).mean(dim=(1, 2, 3))
     at_rim = (around * (moved - rim)).abs().mean(dim=(1, 2, 3)) / around.mean()
     light = (skin_light(moved + 0.5) - skin_light(before + 0.5)).abs().sum(0)
     return 255 * (within + at_rim) + still * light

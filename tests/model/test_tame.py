@@ -10,10 +10,11 @@ from torch import Tensor
 import model.tame
 from model.config import FlowConfig
 from model.flow import Flow
-from model.skin import border, inside
+from model.skin import border, in_colours_of, inside
 from model.tame import (
     BURST_WEIGHT,
     FAR,
+    GAUDY,
     LEAST,
     MOST,
     MOVED,
@@ -119,6 +120,18 @@ class TestStray:
         assert found[0] == pytest.approx(0, abs=1e-4)
         assert found[2] == pytest.approx(2 * found[1])
         assert 3 < found[2] < 5.1
+
+    def test_colours_that_the_face_has_not_are_wrong_though_asked_for(self, before: Tensor) -> None:
+        grey = before.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+        teeth = grey.clone()
+        teeth[:, 1, 40:44, 28:36] += 0.3
+        beyond = (teeth - in_colours_of(grey, teeth)).abs().mean().item()
+        assert beyond > 0
+        held, free = (stray(teeth, grey, teeth, torch.tensor([s])).item() for s in (1.0, 0.0))
+        assert held == pytest.approx(255 * GAUDY * beyond, rel=1e-3)
+        assert free == pytest.approx(0, abs=1e-4)
+        lighter = grey + 0.01  # as grey as before
+        assert stray(lighter, lighter, lighter, torch.ones(1)).item() == pytest.approx(0, abs=1e-4)
 
     def test_what_computes_in_bfloat16_sees_as_little_light(self, before: Tensor) -> None:
         lighter = before + 0.4 / 255
@@ -229,7 +242,7 @@ class TestLoss:
             found.append(taming.loss(flow, y, latents, None, *moves).item())
             latents = flow.flatten(flow(y)[0])
         face = inside(16)
-        within = still * (face * colour).abs().mean()
+        within = (1 + GAUDY) * still * (face * colour).abs().mean()
         at_rim = still * (1 - still) * ((1 - face) * colour).abs().mean() / (1 - face).mean()
         asked = 3 * STRAY_WEIGHT * 255 * (within + at_rim).item()
         assert found[1] - found[0] == pytest.approx(asked, rel=1e-3, abs=1e-5)
