@@ -126,8 +126,8 @@ def train(
     start: Annotated[
         Path | None,
         typer.Option(
-            help="Bundle to begin from: as deep as the preset or less by pairs of steps, or of "
-            "half its resolution, without its first level."
+            help="Bundle to begin from: as deep as the preset or less by pairs of steps, as wide "
+            "or less, or of half its resolution, without its first level."
         ),
     ] = None,
     tame: Annotated[
@@ -140,9 +140,9 @@ def train(
     still: Annotated[
         str,
         typer.Option(
-            help="With --tame: how still, from 0 to 1, the border of the picture and the light of "
-            "the skin are to stay, while the face moves, and mixes are, as with --start; for some "
-            "attributes another number: 1,turned_right=0.2."
+            help="With --tame: how still, from 0 to 1, the border of the picture and the light and "
+            "colours of the skin are to stay, while the face moves, and mixes are, as with "
+            "--start; for some attributes another number: 1,turned_right=0.2."
         ),
     ] = "",
     seed: int = DEFAULTS.seed,

@@ -27,8 +27,8 @@ def grown(flow: Flow, config: FlowConfig) -> Flow:
     Each level keeps its steps, and as many as are missing follow them in pairs: a step that swaps
     the halves of x for the coupling, which is the identity as it starts (Glow, 3.3), and one that
     swaps them back. The steps of a new first level hand its four groups of channels round. New
-    hidden channels begin with weights of their own, and none to what was there before (Net2Net,
-    Chen et al. 2016, without its noise).
+    hidden channels begin with weights of their own, and none to what was there before (Wei et al.
+    2016, Network Morphism).
 
     Raises ValueError where the configs differ in more, a level has more steps or hidden channels
     than it may keep, or lacks an odd number of steps, or a new first level has not one step and
@@ -88,6 +88,8 @@ def _larger(flow: Flow, config: FlowConfig) -> Flow:
         here.zero_()  # what was there does not see new channels
         here[tuple(map(slice, tensor.shape))] = tensor
     for i, (channels, *_) in enumerate(config.input_shapes):
+        for coupling in larger.levels[i].checkerboard:
+            _hush(coupling, flow.config.hidden[i])
         kept = flow.config.steps[i]
         for j, step in enumerate(larger.levels[i].steps):
             _hush(step, flow.config.hidden[i] if j < kept else 0)

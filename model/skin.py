@@ -37,7 +37,6 @@ def inside(side: int, device: torch.device | None = None) -> Tensor:
 
 def luminance(pictures: Tensor) -> Tensor:
     """Of pictures (B, 3, H, W) on the 0 to 1 scale, in grey levels of 0 to 255."""
-    # not as a product of matrices, which autocast would round to whole grey levels
     luma, _, _ = _luma_and_chroma(pictures.clamp(0, 1))
     return 255 * luma
 
@@ -70,9 +69,9 @@ def _light(pictures: Tensor, places: tuple[tuple[float, float], ...]) -> Tensor:
 
 def in_colours_of(faces: Tensor, pictures: Tensor) -> Tensor:
     """The pictures, (B, 3, H, W), with the chroma of a pixel drawn nearer to the mean chroma of the
-    face, likewise, where it lies further out than `COLOURS` and than the face itself is there; luma
-    stays. Of steps that lead far a flow draws what no face is: teeth in green, eyes in neon blue.
-    """
+    crop of the face, likewise and on the same scale, where it lies further out than `COLOURS` and
+    than the crop itself is there; luma stays. Of steps that lead far a flow draws what no face is:
+    teeth in green, eyes in neon blue."""
     _, red, blue = _luma_and_chroma(faces)
     within = inside(faces.shape[-1], faces.device)
 
@@ -88,17 +87,18 @@ def in_colours_of(faces: Tensor, pictures: Tensor) -> Tensor:
     def deviations(red: Tensor, blue: Tensor) -> Tensor:
         return (red.square() / variance + (blue - slope * red).square() / rest).sqrt()
 
-    luma, asked_red, asked_blue = _luma_and_chroma(pictures)
-    asked_red, asked_blue = asked_red - mean_red, asked_blue - mean_blue
+    luma, new_red, new_blue = _luma_and_chroma(pictures)
+    new_red, new_blue = new_red - mean_red, new_blue - mean_blue
     allowed = deviations(red, blue).clamp(min=COLOURS)
-    nearer = (allowed / deviations(asked_red, asked_blue)).clamp(max=1)
-    asked_red, asked_blue = mean_red + nearer * asked_red, mean_blue + nearer * asked_blue
-    green = -(LUMA[0] * asked_red + LUMA[2] * asked_blue) / LUMA[1]
-    return luma[:, None] + torch.stack([asked_red, green, asked_blue], dim=1)
+    nearer = (allowed / deviations(new_red, new_blue)).clamp(max=1)
+    new_red, new_blue = mean_red + nearer * new_red, mean_blue + nearer * new_blue
+    green = -(LUMA[0] * new_red + LUMA[2] * new_blue) / LUMA[1]
+    return luma[:, None] + torch.stack([new_red, green, new_blue], dim=1)
 
 
 def _luma_and_chroma(pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Luma, and by how much red and blue differ from it, (B, H, W) each."""
+    # not as a product of matrices, which autocast would round to whole grey levels
     red, green, blue = pictures.unbind(1)
     luma = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
     return luma, red - luma, blue - luma

@@ -27,7 +27,7 @@ LEAST, MOST = 0.25, 1.5  # strengths by which
 FAR = 100.0  # deviations: a number of a latent may be so far out for a picture of noise
 BURST_WEIGHT = 0.1  # bits/dim
 STRAY_WEIGHT = 0.01  # bits/dim a grey level
-GAUDY = 4.0
+GAUDY = 4.0  # times that a colour counts, beside a grey level, which no face has
 
 
 @dataclass(frozen=True)
@@ -121,11 +121,12 @@ def stray(moved: Tensor, before: Tensor, asked: Tensor, still: Tensor) -> Tensor
     """How far edited pictures y are from what is asked for, grey levels, (B,): within from the
     pictures `asked` for, around the face from those `before`, as far as it is to be `still`, (B,),
     and how much lighter or darker cheeks and forehead became. Colours that the face has not count
-    `GAUDY` times beside: they are few pixels, but the first that one sees."""
+    `GAUDY` times beside: they are few pixels, but the first that one sees. (So above a quarter of
+    `still` none of them pays.)"""
     face = inside(moved.shape[-1], moved.device)
     around = 1 - face
     rim = asked + still[:, None, None, None] * (before - asked)
-    gaudy = (moved - in_colours_of(before, moved).detach()).abs()
+    gaudy = (moved - in_colours_of(before, moved.detach())).abs()
     off = (moved - asked).abs() + GAUDY * still[:, None, None, None] * gaudy
     within = (face * off).mean(dim=(1, 2, 3))
     at_rim = (around * (moved - rim)).abs().mean(dim=(1, 2, 3)) / around.mean()

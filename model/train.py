@@ -241,15 +241,15 @@ class Trainer:
             (part, labels, _those_that_move(*moves))
             for part, labels, *moves in zip(*map(self._mine, wholes), strict=True)
         ]
-        part, _, moves = parts[0]
         autocast = torch.autocast(
             self.device.type,
             self.precision,
             enabled=self.precision != torch.float32,
-            cache_enabled=not self._records,
+            cache_enabled=not self._records,  # a graph has to cast the weights itself, each time
         )
-        with autocast:
-            objective = self._objective([part, *moves])
+        first, _, moves_of_first = parts[0]
+        with autocast:  # a graph is recorded as it will be replayed
+            objective = self._objective([first, *moves_of_first])
         bits = torch.zeros((), device=self.device)
         self.optimizer.zero_grad()
         for i, (part, labels, moves) in enumerate(parts):
@@ -257,6 +257,7 @@ class Trainer:
             waits = isinstance(objective, DistributedDataParallel) and i < accumulate - 1
             with cast(DistributedDataParallel, objective).no_sync() if waits else nullcontext():
                 with autocast:
+                    # a replay takes no keywords
                     classes = {} if labels is None else {"labels": labels}
                     loss, part_bits = objective(part, *moves, **classes)
                 (loss / accumulate).backward()
@@ -352,7 +353,8 @@ class Trainer:
 
 
 def _those_that_move(*moves: Tensor) -> list[Tensor]:
-    """Which images move, and what there is of `moves` (`Trainer._moves`) for these; or nothing."""
+    """Which images move, as many in each step, and what there is of `moves` (`Trainer._moves`) for
+    these; or nothing."""
     if not moves:
         return []
     which = moves[0].any(1).nonzero()[:, 0]

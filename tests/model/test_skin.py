@@ -69,7 +69,8 @@ class TestInColoursOf:
         assert changed[30:34, 30:34].all()
         assert changed.sum() == 16
         red, green, _ = found[0, :, 31, 31]
-        assert green - red < 0.2 < 0.8 == pytest.approx((asked[0, 1] - asked[0, 0])[31, 31].item())
+        assert (asked[0, 1] - asked[0, 0])[31, 31] > 0.7
+        assert green - red < 0.2
 
     def test_lips_stay_red_where_they_are_alone(self, face: torch.Tensor) -> None:
         """Red that is further out than most of a face may stay where it is, and not spread."""
