@@ -142,7 +142,8 @@ def train(
         typer.Option(
             help="With --tame: how still, from 0 to 1, the border of the picture and the light and "
             "colours of the skin are to stay, while the face moves, and mixes are, as with "
-            "--start; for some attributes another number: 1,turned_right=0.2."
+            "--start; for some attributes another number: 1,turned_right=0.2. One above 1 is how "
+            "many times as often as others an attribute moves the face."
         ),
     ] = "",
     seed: int = DEFAULTS.seed,
@@ -287,8 +288,6 @@ def _taming(begun: _Begun | None, still: str, device: torch.device) -> Taming:
     vectors = torch.stack([direction.vector for direction in begun.directions])
     vectors = F.pad(vectors, (begun.flow.config.dimensions - vectors.shape[1], 0))
     shares = _times(still, [direction.name for direction in begun.directions])
-    if max(shares) > 1:
-        raise typer.BadParameter(f"--still {still}: {max(shares)} is more than 1")
     teacher = copy.deepcopy(begun.flow).requires_grad_(False).to(device) if any(shares) else None
     return Taming(vectors.to(device), torch.tensor(shares, device=device), teacher)
 

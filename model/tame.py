@@ -28,13 +28,15 @@ FAR = 100.0  # deviations: a number of a latent may be so far out for a picture 
 BURST_WEIGHT = 0.1  # bits/dim
 STRAY_WEIGHT = 0.01  # bits/dim a grey level
 GAUDY = 4.0  # times that a colour counts, beside a grey level, which no face has
+RIM = 4.0  # grey levels by which what is around a face may move before that counts more than within
 
 
 @dataclass(frozen=True)
 class Taming:
     """What latents are moved along in training, `directions`, flat (D, dimensions), and `still`
     (D,): from 0 to 1, how much around the face and of the skin's light and colours is to stay as
-    it is, where there is a `teacher`. All is where the flow is that learns."""
+    it is, where there is a `teacher`; and above 1, all of it, along what is drawn so many times as
+    often as others. All is where the flow is that learns."""
 
     directions: Tensor
     still: Tensor
@@ -48,9 +50,11 @@ class Taming:
         draw, order, size, sign = torch.rand(4, *shape, generator=generator, device=device)
         along = 1 + (draw[:, :1] < 0.5).int()
         strengths = (LEAST + (MOST - LEAST) * size) * torch.where(sign < 0.5, -1, 1) / along.sqrt()
-        strengths[order.argsort(1) >= along] = 0
+        # without replacement, each as often as its share (Efraimidis & Spirakis 2006)
+        first = (order.log() / self.still.clamp(min=1)).argsort(1, descending=True)
+        strengths[first.argsort(1) >= along] = 0
         strengths[torch.arange(count, device=device) % MOVED > 0] = 0
-        still = torch.where(strengths == 0, 1, self.still).amin(1)
+        still = torch.where(strengths == 0, 1, self.still.clamp(max=1)).amin(1)
         return strengths @ self.directions, still
 
     def loss(
@@ -120,7 +124,8 @@ def _beyond(values: Tensor, bound: float, scale: float) -> Tensor:
 def stray(moved: Tensor, before: Tensor, asked: Tensor, still: Tensor) -> Tensor:
     """How far edited pictures y are from what is asked for, grey levels, (B,): within from the
     pictures `asked` for, around the face from those `before`, as far as it is to be `still`, (B,),
-    and how much lighter or darker cheeks and forehead became. Colours that the face has not count
+    and how much lighter or darker cheeks and forehead became. Around the face it is the square over
+    `RIM`, for a few attributes move far more there than others. Colours that the face has not count
     `GAUDY` times beside: they are few pixels, but the first that one sees. (So above a quarter of
     `still` none of them pays.)"""
     face = inside(moved.shape[-1], moved.device)
@@ -131,4 +136,4 @@ def stray(moved: Tensor, before: Tensor, asked: Tensor, still: Tensor) -> Tensor
     within = (face * off).mean(dim=(1, 2, 3))
     at_rim = (around * (moved - rim)).abs().mean(dim=(1, 2, 3)) / around.mean()
     light = (skin_light(moved + 0.5) - skin_light(before + 0.5)).abs().sum(0)
-    return 255 * (within + at_rim) + still * light
+    return 255 * within + (255 * at_rim).square() / RIM + still * light

@@ -18,6 +18,7 @@ from model.tame import (
     LEAST,
     MOST,
     MOVED,
+    RIM,
     STRAY_WEIGHT,
     Taming,
     burst_loss,
@@ -78,6 +79,21 @@ class TestDraw:
                 seen.add(share)
         assert seen == {0.0, 0.25, 1.0}
 
+    def test_as_often_as_its_number_above_one(self) -> None:
+        still = torch.tensor([0.0, 0.5, 4.0, 1.0])
+        count = 4000
+        steps, stillness = Taming(torch.eye(4), still).draw(
+            count * MOVED, torch.Generator().manual_seed(0)
+        )
+        steps, stillness = steps[::MOVED], stillness[::MOVED]
+        alone = steps[steps.count_nonzero(1) == 1]
+        shares = alone.count_nonzero(0) / len(alone)
+        assert shares.tolist() == pytest.approx([1 / 7, 1 / 7, 4 / 7, 1 / 7], abs=0.03)
+        pairs = steps[steps.count_nonzero(1) == 2]
+        of_last = pairs[:, 3].count_nonzero() / len(pairs)  # drawn first, or after another
+        assert of_last.item() == pytest.approx(1 / 7 * (1 + 2 / 6 + 4 / 3), abs=0.03)
+        assert stillness[steps[:, 2].bool() & ~steps[:, :2].any(1)].unique().tolist() == [1.0]
+
 
 class TestStray:
     SIDE = 64
@@ -104,13 +120,15 @@ class TestStray:
     ) -> None:
         assert stray(asked, before, asked, torch.zeros(1)).item() == pytest.approx(0, abs=1e-4)
 
-    def test_a_border_that_moves_is_wrong_by_as_many_grey_levels(self, before: Tensor) -> None:
+    def test_a_border_that_moves_is_wrong_by_the_square_of_grey_levels(
+        self, before: Tensor
+    ) -> None:
         moved = before.clone()
         moved[:, :, border(self.SIDE)] += 10 / 255
         around = 1 - inside(self.SIDE)
         share = around[border(self.SIDE)].sum() / around.sum()
         found = stray(moved, before, before, torch.ones(1)).item()
-        assert found == pytest.approx(10 * share.item(), abs=0.01)
+        assert found == pytest.approx((10 * share.item()) ** 2 / RIM, rel=1e-3)
         assert stray(moved, before, moved, torch.zeros(1)).item() == pytest.approx(0, abs=1e-4)
 
     def test_skin_that_grows_lighter_is_wrong_though_asked_for(self, before: Tensor) -> None:
@@ -244,5 +262,5 @@ class TestLoss:
         face = inside(16)
         within = (1 + GAUDY) * still * (face * colour).abs().mean()
         at_rim = still * (1 - still) * ((1 - face) * colour).abs().mean() / (1 - face).mean()
-        asked = 3 * STRAY_WEIGHT * 255 * (within + at_rim).item()
+        asked = 3 * STRAY_WEIGHT * (255 * within + (255 * at_rim) ** 2 / RIM).item()
         assert found[1] - found[0] == pytest.approx(asked, rel=1e-3, abs=1e-5)

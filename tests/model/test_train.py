@@ -451,7 +451,7 @@ class TestCommand:
         options = self.options(faces, out, "--start", str(start), "--steps", "3")
         for still, words in (
             (["--still", "1"], "--still is a part of --tame"),
-            (["--tame", "--still", "2"], "2.0 is more than 1"),
+            (["--tame", "--still", "-1"], "-1 is no number of 0 or more"),
             (["--tame", "--still", "1,hat=0"], "hat is none of the attributes"),
         ):
             result = CliRunner().invoke(app, [*options, *still])
