@@ -59,6 +59,7 @@ from model.train import (
     OptimizerName,
     TrainConfig,
     Trainer,
+    between,
     bits_per_dim,
     process_group,
     save_samples,
@@ -146,6 +147,15 @@ def train(
             "many times as often as others an attribute moves the face."
         ),
     ] = "",
+    blend: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="How far the weights that are written lie from those of --start to those that "
+            "were learned: 0.5 is halfway.",
+        ),
+    ] = 1,
     seed: int = DEFAULTS.seed,
     checkpoint_every: int = DEFAULTS.checkpoint_every,
     tensorboard: Annotated[
@@ -187,6 +197,7 @@ def train(
             start,
             tame,
             still,
+            blend,
             out,
             device,
             log,
@@ -214,6 +225,7 @@ def _train(
     start: Path | None,
     tame: bool,
     still: str,
+    blend: float,
     out: Path,
     device: torch.device,
     log: Log,
@@ -235,6 +247,9 @@ def _train(
     taming = _taming(begun, still, device) if tame else None
     if still and not tame:
         raise typer.BadParameter("--still is a part of --tame")
+    if blend < 1 and not begun:
+        raise typer.BadParameter("--blend needs a bundle to --start from")
+    origin = copy.deepcopy(flow).to(device) if blend < 1 else None
     trainer = Trainer(flow.to(device), images, settings, labels, taming)
     state = out.with_suffix(".ckpt")
     if state.exists():
@@ -251,7 +266,8 @@ def _train(
         last = trainer.step == settings.steps
         judged = slice(None if last else 320)
         of = None if held_out_labels is None else held_out_labels[judged]
-        value = bits_per_dim(trainer.averaged, held_out[judged], of).mean().item()
+        flow = between(origin, trainer.averaged, blend) if origin else trainer.averaged
+        value = bits_per_dim(flow, held_out[judged], of).mean().item()
         tqdm.write(f"step {trainer.step}: validation bits/dim {value:.4f}")
         log(trainer.step, {"validation_bits_per_dim": value})
         about: dict[str, Any] = {
@@ -262,14 +278,15 @@ def _train(
                 "minutes": round(trainer.seconds / 60, 1),
                 "tame": tame,
                 "still": still,
+                "blend": blend,
                 "step": trainer.step,
                 **asdict(settings),
             },
         }
         if ycond:
             about["classes"] = classes
-        Bundle(out.stem, trainer.averaged, card=about, crop_jpeg=crop_jpeg).save(out)
-        save_samples(trainer.averaged, out.with_suffix(f".{trainer.step:06d}.png"))
+        Bundle(out.stem, flow, card=about, crop_jpeg=crop_jpeg).save(out)
+        save_samples(flow, out.with_suffix(f".{trainer.step:06d}.png"))
 
     trainer.run(checkpoint, log)
 

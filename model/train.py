@@ -1,5 +1,6 @@
 """Training: maximum likelihood of the dequantized images (Glow, section 2)."""
 
+import copy
 import math
 import time
 import zlib
@@ -460,6 +461,19 @@ def summary(folder: Path | None) -> Iterator[Log]:
                 writer.add_scalar(name, value, step)
 
         yield write
+
+
+@torch.no_grad()
+def between(start: Flow, learned: Flow, share: float) -> Flow:
+    """The flow whose weights lie a share of the way from those it started with to those it learned:
+    much of what a short training taught, without most of what it cost (Wortsman et al. 2022, Robust
+    fine-tuning)."""
+    flow = copy.deepcopy(learned)
+    before = start.state_dict()
+    for name, weight in flow.state_dict().items():  # the tensors themselves
+        if weight.is_floating_point():
+            weight.copy_(before[name].lerp(weight, share))
+    return flow
 
 
 def has_bfloat16(device: torch.device) -> bool:

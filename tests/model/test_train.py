@@ -441,6 +441,28 @@ class TestCommand:
         CliRunner().invoke(app, options, catch_exceptions=False)
         assert Bundle.load(out).card["training"]["tame"] is True
 
+    def test_goes_a_share_of_the_way_from_where_it_began(self, tmp_path: Path, faces: Path) -> None:
+        torch.manual_seed(0)
+        start, out = tmp_path / "start.safetensors", tmp_path / "out.safetensors"
+        flow = Flow(PRESETS["glow32"])
+        Bundle("start", flow).save(start)
+        options = self.options(faces, out, "--steps", "3", "--blend", "0.25")
+        result = CliRunner().invoke(app, options)
+        assert result.exit_code == 2
+        assert "--blend needs a bundle to --start from" in result.output
+        CliRunner().invoke(app, [*options, "--start", str(start)], catch_exceptions=False)
+        bundle = Bundle.load(out)
+        assert bundle.card["training"]["blend"] == 0.25
+        state = torch.load(out.with_suffix(".ckpt"), weights_only=True)["average"]
+        moved = 0
+        for name, weight in bundle.flow.state_dict().items():
+            before, learned = flow.state_dict()[name].double(), state[f"module.{name}"].double()
+            moved += int(not torch.equal(before, learned))
+            torch.testing.assert_close(
+                weight.double(), 0.75 * before + 0.25 * learned, atol=1e-6, rtol=1e-5
+            )
+        assert moved > 100
+
     def test_leaves_the_rest_of_what_it_tames_still(self, tmp_path: Path, faces: Path) -> None:
         torch.manual_seed(0)
         flow = Flow(PRESETS["glow32"])
