@@ -1,6 +1,7 @@
 """The image, made once of the Dockerfile's own steps."""
 
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,15 +10,21 @@ import pytest
 from tests.deploy.image import Image, context, why_not
 from tests.helpers import ROOT
 
+MEMORY = Path("/dev/shm")
+SPACE = 5 * 2**30  # bytes, more than an image takes
+
 
 @pytest.fixture(scope="session")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
     if reason := why_not():
         pytest.skip(reason)
-    folder = tmp_path_factory.mktemp("image")
-    files = context(ROOT, ROOT / ".dockerignore", folder / "context")
-    yield Image(ROOT / "Dockerfile", folder, {"VARIANT": "cpu", "VERSION": "1.2.3"}, files)
-    shutil.rmtree(folder, ignore_errors=True)  # a gigabyte
+    # in memory where there is some: on a disk its files take minutes to write and to remove
+    roomy = MEMORY.exists() and shutil.disk_usage(MEMORY).free > SPACE
+    parent = MEMORY if roomy else tmp_path_factory.mktemp("image")
+    with tempfile.TemporaryDirectory(dir=parent, ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        files = context(ROOT, ROOT / ".dockerignore", folder / "context")
+        yield Image(ROOT / "Dockerfile", folder, {"VARIANT": "cpu", "VERSION": "1.2.3"}, files)
 
 
 @pytest.fixture(scope="session")
