@@ -240,16 +240,15 @@ def _train(
         config = replace(config, classes=len(classes))
         labels, held_out_labels = classes_of(names, classes), classes_of(held_out_names, classes)
     torch.manual_seed(settings.seed)
-    begun = _begun(start, config) if start else None
+    begun = _begun(start, config, device) if start else None
     flow = begun.flow if begun else Flow(config)
     if begun and not begun.grew:
         settings = replace(settings, settle=0)
-    taming = _taming(begun, still, device) if tame else None
+    taming = _taming(begun, still) if tame else None
     if still and not tame:
         raise typer.BadParameter("--still is a part of --tame")
     if blend < 1 and not begun:
         raise typer.BadParameter("--blend needs a bundle to --start from")
-    origin = copy.deepcopy(flow).to(device) if blend < 1 else None
     trainer = Trainer(flow.to(device), images, settings, labels, taming)
     state = out.with_suffix(".ckpt")
     if state.exists():
@@ -266,7 +265,7 @@ def _train(
         last = trainer.step == settings.steps
         judged = slice(None if last else 320)
         of = None if held_out_labels is None else held_out_labels[judged]
-        flow = between(origin, trainer.averaged, blend) if origin else trainer.averaged
+        flow = between(begun.origin, trainer.averaged, blend) if begun else trainer.averaged
         value = bits_per_dim(flow, held_out[judged], of).mean().item()
         tqdm.write(f"step {trainer.step}: validation bits/dim {value:.4f}")
         log(trainer.step, {"validation_bits_per_dim": value})
@@ -295,27 +294,30 @@ class _Begun(NamedTuple):
     """A flow to go on with."""
 
     flow: Flow
+    origin: Flow  # as it began, frozen
     grew: bool  # by a level, whose scales are still to be found
     directions: list[Direction]  # those of the bundle it began as
 
 
-def _taming(begun: _Begun | None, still: str, device: torch.device) -> Taming:
+def _taming(begun: _Begun | None, still: str) -> Taming:
     if not begun or not begun.directions:
         raise typer.BadParameter("--tame needs a bundle with directions to --start from")
+    origin = begun.origin
     vectors = torch.stack([direction.vector for direction in begun.directions])
-    vectors = F.pad(vectors, (begun.flow.config.dimensions - vectors.shape[1], 0))
+    vectors = F.pad(vectors, (origin.config.dimensions - vectors.shape[1], 0)).to(origin.device)
     shares = _times(still, [direction.name for direction in begun.directions])
-    teacher = copy.deepcopy(begun.flow).requires_grad_(False).to(device) if any(shares) else None
-    return Taming(vectors.to(device), torch.tensor(shares, device=device), teacher)
+    teacher = origin if any(shares) else None
+    return Taming(vectors, torch.tensor(shares, device=origin.device), teacher)
 
 
-def _begun(start: Path, config: FlowConfig) -> _Begun:
+def _begun(start: Path, config: FlowConfig, device: torch.device) -> _Begun:
     try:
         bundle = Bundle.load(start)
-        flow = grown(bundle.flow, config).train().requires_grad_()
+        flow = grown(bundle.flow, config).to(device).train().requires_grad_()
     except (BundleError, ValueError) as error:
         raise typer.BadParameter(f"training cannot begin from {start}: {error}") from error
-    return _Begun(flow, flow.config.levels > bundle.flow.config.levels, bundle.directions)
+    origin = copy.deepcopy(flow).requires_grad_(False)
+    return _Begun(flow, origin, flow.config.levels > bundle.flow.config.levels, bundle.directions)
 
 
 @app.command()
