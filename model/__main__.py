@@ -305,7 +305,7 @@ def _taming(begun: _Begun | None, still: str) -> Taming:
     origin = begun.origin
     vectors = torch.stack([direction.vector for direction in begun.directions])
     vectors = F.pad(vectors, (origin.config.dimensions - vectors.shape[1], 0)).to(origin.device)
-    shares = _times(still, [direction.name for direction in begun.directions])
+    shares = _numbers("--still", still, [each.name for each in begun.directions], 0)
     teacher = origin if any(shares) else None
     return Taming(vectors, torch.tensor(shares, device=origin.device), teacher)
 
@@ -388,6 +388,17 @@ def directions(
     orthogonal: Annotated[
         bool, typer.Option(help="Set the directions at right angles to one another.")
     ] = False,
+    along: Annotated[
+        Path | None,
+        typer.Option(
+            help="Bundle whose directions' vectors are taken, while readings are found anew: those "
+            "along which training held this flow (its --start) move less beside the face than any "
+            "found after it."
+        ),
+    ] = None,
+    lengths: Annotated[
+        str, typer.Option(help="With --along: how long, for some attributes: turned_right=1.2.")
+    ] = "",
 ) -> None:
     """Find attribute directions, judge them on the validation images, and write them down.
 
@@ -398,6 +409,10 @@ def directions(
     """
     if stratify and hold:
         raise typer.BadParameter("--stratify and --hold hold attributes still in two ways")
+    if lengths and not along:
+        raise typer.BadParameter("--lengths is a part of --along")
+    if along and (still or orthogonal):
+        raise typer.BadParameter("--still and --orthogonal turn directions, --along takes others")
     bundle = Bundle.load(bundle_path, _device())
     flow = fastest(bundle.flow)
     keep_freed_memory()
@@ -409,7 +424,9 @@ def directions(
             "the images have no labels: give --labels, or put each in a folder of its class"
         )
     chosen = attributes_of(labels, _list(attributes))
-    times = _times(still, [attribute.name for attribute in chosen])
+    names = [attribute.name for attribute in chosen]
+    times, longer = _numbers("--still", still, names, 0), _numbers("--lengths", lengths, names, 1)
+    held = _along(along, flow, names, longer) if along else []
     if levels > flow.config.levels:
         raise typer.BadParameter(f"the flow has {flow.config.levels} levels, not {levels}")
     numbers = sum(math.prod(shape) for shape in flow.config.part_shapes[-levels:])
@@ -437,6 +454,8 @@ def directions(
         seen_names, seen = _spread(train, STILL_FACES)
         signs = labels.signs(seen_names, [direction.name for direction in found])
         found = _stilled(bundle.flow, flow, found, times, numbers, seen, signs)
+    if along:
+        found = [led(d, vector) for d, vector in zip(found, held, strict=True)]
     bundle.directions = [ranged(flow, direction, latents) for direction in tqdm(found, "ranges")]
     bundle.card["directions"] = {
         "levels": levels or flow.config.levels,
@@ -445,6 +464,8 @@ def directions(
         "held": sums.hold,
         "still": still,
         "orthogonal": orthogonal,
+        "along": along and along.stem,
+        "lengths": lengths,
     }
     bundle.save(out or bundle_path, half)
     print(f"{'attribute':15} {'with':>6} {'without':>8} {'AUC':>6} {'std':>6}  range")
@@ -534,19 +555,19 @@ def prior(
     print(f"{kept} factors: validation bits/dim {was:.4f} to {now:.4f}")
 
 
-def _times(still: str, names: list[str]) -> list[float]:
-    """The number of `--still` for each attribute: NUMBER, or NAME=NUMBER for one."""
-    own, every = {}, 0.0
-    for item in _list(still):
+def _numbers(option: str, text: str, names: list[str], every: float) -> list[float]:
+    """The number of an option for each attribute: NUMBER, or NAME=NUMBER for one."""
+    own = {}
+    for item in _list(text):
         name, is_own, number = map(str.strip, item.rpartition("="))
         try:
             value = float(number)
         except ValueError:
             value = math.nan
         if not 0 <= value < math.inf:
-            raise typer.BadParameter(f"--still {item}: {number} is no number of 0 or more")
+            raise typer.BadParameter(f"{option} {item}: {number} is no number of 0 or more")
         if is_own and name not in names:
-            raise typer.BadParameter(f"--still {item}: {name} is none of the attributes")
+            raise typer.BadParameter(f"{option} {item}: {name} is none of the attributes")
         if is_own:
             own[name] = value
         else:
@@ -584,6 +605,20 @@ def _stilled(
             direction = led(direction, torch.cat([vector[:-numbers], still]))
         found.append(direction)
     return found
+
+
+def _along(path: Path, flow: Frozen, names: list[str], lengths: list[float]) -> list[Tensor]:
+    """The vectors of directions in another bundle of such a flow, so many times as long."""
+    held = Bundle.load(path)
+    dimensions = held.flow.config.dimensions
+    if dimensions != flow.config.dimensions:
+        raise typer.BadParameter(
+            f"--along {path}: its latents have {dimensions} numbers, not {flow.config.dimensions}"
+        )
+    vectors = {direction.name: direction.vector for direction in held.directions}
+    if lacking := [name for name in names if name not in vectors]:
+        raise typer.BadParameter(f"--along {path} has no direction {', '.join(lacking)}")
+    return [length * vectors[name] for name, length in zip(names, lengths, strict=True)]
 
 
 @app.command()

@@ -530,6 +530,8 @@ class TestCommand:
                 "held": [],
                 "still": "",
                 "orthogonal": False,
+                "along": None,
+                "lengths": "",
             },
         }
         z = latents(bundle.flow, images)
@@ -594,6 +596,29 @@ class TestCommand:
         z = latents(bundle.flow, images)[0]
         assert smile.reading(z + smile.vector) == pytest.approx(smile.reading(z) + 1)
 
+    def test_along_those_of_another_bundle(self, folder: Path, images: Tensor) -> None:
+        arguments = ["--labels", str(folder / "labels.csv"), "--attributes", "smiling, older"]
+        self.run(folder, *arguments, "--out", str(folder / "plain.safetensors"))
+        held = str(folder / "held.safetensors")
+        self.run(folder, *arguments, "--hold", "hat", "--out", held)
+        self.run(folder, *arguments, "--along", held, "--lengths", "older=1.25")
+        bundle = Bundle.load(folder / "toy.safetensors")
+        assert bundle.card["directions"]["along"] == "held"
+        assert bundle.card["directions"]["lengths"] == "older=1.25"
+        plain, theirs = (
+            Bundle.load(folder / f"{n}.safetensors").directions for n in ("plain", "held")
+        )
+        z = latents(bundle.flow, images)[0]
+        for own, other, wanted, length in zip(
+            bundle.directions, plain, theirs, (1, 1.25), strict=True
+        ):
+            assert torch.equal(own.vector, length * wanted.vector)
+            assert own.difference is not None
+            assert torch.equal(own.difference, other.vector)
+            assert own.reading(z + own.vector) == pytest.approx(own.reading(z) + 1)
+            nought = z - other.reading(z) * other.vector
+            assert own.reading(nought) == pytest.approx(0, abs=1e-5)
+
     def test_too_many_numbers_to_still(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("model.__main__.MOST_NUMBERS", 95)
         arguments = ["--labels", str(folder / "labels.csv"), "--still", "8", "--levels", "1"]
@@ -623,6 +648,10 @@ class TestCommand:
             (["--labels", "labels.csv", "--still", "8", "--orthogonal"], "not --orthogonal then"),
             (["--labels", "labels.csv", "--still", "much"], "much is no number of 0 or more"),
             (["--labels", "labels.csv", "--still", "older=-1"], "-1 is no number of 0 or more"),
+            (["--labels", "labels.csv", "--lengths", "2"], "a part of --along"),
+            (["--labels", "labels.csv", "--along", "x", "--still", "8"], "--along takes others"),
+            (["--labels", "labels.csv", "--along", "toy.safetensors"], "no direction smiling"),
+            (["--labels", "labels.csv", "--along", "finer.safetensors"], "numbers, not 192"),
             (["--labels", "labels.csv", "--attributes", "wings"], "no column of numbers wings"),
             (["--labels", "labels.csv", "--stratify", "wings"], "no column of numbers wings"),
             (["--labels", "text.csv"], "no labels"),
@@ -633,9 +662,14 @@ class TestCommand:
         (folder / "short.csv").write_text("file,older\n0.png,1\n")
         rows = [f"{name.replace('jpg', 'png')},uk" for name in NAMES]
         (folder / "text.csv").write_text("\n".join(["file,source", *rows]))
-        arguments = [str(folder / a) if a.endswith(".csv") else a for a in arguments]
+        Bundle("finer", Flow(FlowConfig(resolution=16, steps=(1, 1), hidden=(4, 4)))).save(
+            folder / "finer.safetensors"
+        )
+        files = (".csv", ".safetensors")
+        arguments = [str(folder / a) if a.endswith(files) else a for a in arguments]
         before = (folder / "toy.safetensors").read_bytes()
         result = self.invoke(folder, *arguments)
         assert result.exit_code
-        assert error in result.output + str(result.exception)
+        said = " ".join(result.output.replace("│", "").split())  # wrapped by the length of paths
+        assert error in said + str(result.exception)
         assert (folder / "toy.safetensors").read_bytes() == before
