@@ -9,7 +9,7 @@ serve: $(VENV)/serve.stamp
 	PORT=$(PORT) $(BIN)/python -m app
 
 test: $(VENV)/test.stamp lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

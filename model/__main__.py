@@ -391,21 +391,25 @@ def directions(
     along: Annotated[
         Path | None,
         typer.Option(
-            help="Bundle whose directions' vectors are taken, while readings are found anew: those "
-            "along which training held this flow (its --start) move less beside the face than any "
-            "found after it."
+            help="Bundle, as the --start of train --still, whose directions' vectors are taken in "
+            "place of those found, while readings are found anew: training held the flow along "
+            "these, and moves less beside the face by them."
         ),
     ] = None,
     lengths: Annotated[
-        str, typer.Option(help="With --along: how long, for some attributes: turned_right=1.2.")
+        str,
+        typer.Option(
+            help="With --along: how many times as long the vectors are to be, for all or some "
+            "attributes: 1.1,turned_right=1.2."
+        ),
     ] = "",
 ) -> None:
     """Find attribute directions, judge them on the validation images, and write them down.
 
     A direction is a difference of mean latents; with --clear its length is that between faces that
     clearly have the attribute and clearly lack it, and with --still it is what does the same to the
-    face and little else. A graded column counts as had in the upper third of its values, and as not
-    in the lower third.
+    face and little else; with --along it is another bundle's. A graded column counts as had in the
+    upper third of its values, and as not in the lower third.
     """
     if stratify and hold:
         raise typer.BadParameter("--stratify and --hold hold attributes still in two ways")
@@ -426,7 +430,7 @@ def directions(
     chosen = attributes_of(labels, _list(attributes))
     names = [attribute.name for attribute in chosen]
     times, longer = _numbers("--still", still, names, 0), _numbers("--lengths", lengths, names, 1)
-    held = _along(along, flow, names, longer) if along else []
+    held = _along(along, flow.config, names, longer) if along else []
     if levels > flow.config.levels:
         raise typer.BadParameter(f"the flow has {flow.config.levels} levels, not {levels}")
     numbers = sum(math.prod(shape) for shape in flow.config.part_shapes[-levels:])
@@ -607,17 +611,19 @@ def _stilled(
     return found
 
 
-def _along(path: Path, flow: Frozen, names: list[str], lengths: list[float]) -> list[Tensor]:
+def _along(path: Path, config: FlowConfig, names: list[str], lengths: list[float]) -> list[Tensor]:
     """The vectors of directions in another bundle of such a flow, so many times as long."""
-    held = Bundle.load(path)
-    dimensions = held.flow.config.dimensions
-    if dimensions != flow.config.dimensions:
-        raise typer.BadParameter(
-            f"--along {path}: its latents have {dimensions} numbers, not {flow.config.dimensions}"
-        )
+    if not all(lengths):
+        raise typer.BadParameter("--lengths: a direction of no length is none")
+    try:
+        held = Bundle.load(path)
+    except BundleError as error:
+        raise typer.BadParameter(f"--along: {error}") from error
+    if held.flow.config.part_shapes != config.part_shapes:
+        raise typer.BadParameter(f"--along: the latents of {path} have other parts")
     vectors = {direction.name: direction.vector for direction in held.directions}
     if lacking := [name for name in names if name not in vectors]:
-        raise typer.BadParameter(f"--along {path} has no direction {', '.join(lacking)}")
+        raise typer.BadParameter(f"--along: {path} has no direction {', '.join(lacking)}")
     return [length * vectors[name] for name, length in zip(names, lengths, strict=True)]
 
 

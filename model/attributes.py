@@ -327,7 +327,7 @@ def led(direction: Direction, vector: Tensor) -> Direction:
     """
     longer = (direction.along @ direction.vector.double()) / (direction.along @ vector.double())
     if not 0 < longer < math.inf:
-        raise ValueError(f"what leaves the rest still leads {direction.name} nowhere")
+        raise ValueError(f"the vector leads {direction.name} nowhere")
     return replace(
         direction,
         vector=vector.float(),

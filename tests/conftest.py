@@ -2,13 +2,28 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from xdist.scheduler import LoadFileScheduling
 
 from model.bundle import Bundle, Direction
 from tests.helpers import SMALL, free_port, redis_server, serving, small_flow
+
+
+class Scheduling(LoadFileScheduling):
+    """Each file in one process, and those that share the image and the network in the same."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "tests/deploy" if file.startswith("tests/deploy/") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    return Scheduling(config, log)
+
 
 torch.set_num_threads(1)  # small tensors gain nothing from more, and waiting threads spin
 

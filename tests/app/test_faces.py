@@ -1,7 +1,7 @@
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app import faces
@@ -70,6 +70,7 @@ def test_what_lies_outside_is_mirrored() -> None:
     assert (crop[:50, 0, 0] == np.arange(50)[::-1]).all()
 
 
+@settings(deadline=None)
 @given(
     x=st.floats(-60, 60), y=st.floats(-60, 60), size=st.floats(10, 300), angle=st.floats(-180, 180)
 )

@@ -21,7 +21,9 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
     # in memory where there is some: on a disk its files take minutes to write and to remove
     roomy = MEMORY.exists() and shutil.disk_usage(MEMORY).free > SPACE
     parent = MEMORY if roomy else tmp_path_factory.mktemp("image")
-    with tempfile.TemporaryDirectory(dir=parent, ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(
+        prefix="glow-image-", dir=parent, ignore_cleanup_errors=True
+    ) as name:
         folder = Path(name)
         files = context(ROOT, ROOT / ".dockerignore", folder / "context")
         yield Image(ROOT / "Dockerfile", folder, {"VARIANT": "cpu", "VERSION": "1.2.3"}, files)

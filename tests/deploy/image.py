@@ -55,6 +55,7 @@ ROOT="$1/root"
 mount -t overlay overlay -o "lowerdir=$2,upperdir=$1/upper,workdir=$1/work" "$ROOT"
 for place in proc sys dev; do mount --rbind "/$place" "$ROOT/$place"; done
 mount -t tmpfs tmpfs "$ROOT$3"
+mount -t tmpfs tmpfs "$ROOT/dev/shm"
 mount -t tmpfs tmpfs "$ROOT/tmp"
 shift 3
 """

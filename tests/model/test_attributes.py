@@ -651,7 +651,17 @@ class TestCommand:
             (["--labels", "labels.csv", "--lengths", "2"], "a part of --along"),
             (["--labels", "labels.csv", "--along", "x", "--still", "8"], "--along takes others"),
             (["--labels", "labels.csv", "--along", "toy.safetensors"], "no direction smiling"),
-            (["--labels", "labels.csv", "--along", "finer.safetensors"], "numbers, not 192"),
+            (["--labels", "labels.csv", "--along", "x", "--orthogonal"], "--along takes others"),
+            (["--labels", "labels.csv", "--along", "labels.csv"], "cannot be read"),
+            (
+                ["--labels", "labels.csv", "--along", "toy.safetensors", "--lengths", "older=0"],
+                "a direction of no length",
+            ),
+            (
+                ["--labels", "labels.csv", "--along", "toy.safetensors", "--lengths", "wings=2"],
+                "none of the attributes",
+            ),
+            (["--labels", "labels.csv", "--along", "finer.safetensors"], "have other parts"),
             (["--labels", "labels.csv", "--attributes", "wings"], "no column of numbers wings"),
             (["--labels", "labels.csv", "--stratify", "wings"], "no column of numbers wings"),
             (["--labels", "text.csv"], "no labels"),
