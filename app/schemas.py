@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
+from pydantic_core import PydanticCustomError
 
 from app import faces
 from model.bundle import Direction
@@ -22,6 +23,18 @@ def _example(*examples: JsonDict) -> ConfigDict:
 
 class Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        """Pydantic itself would not say which fields there are."""
+        if isinstance(value, dict) and (unknown := [n for n in value if n not in cls.model_fields]):
+            raise PydanticCustomError(
+                "extra_forbidden",
+                "There is no field {unknown}; there are {known}",
+                {"unknown": ", ".join(unknown), "known": ", ".join(cls.model_fields)},
+            )
+        return value
 
 
 LatentId = Annotated[

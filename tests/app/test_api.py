@@ -221,6 +221,13 @@ def test_edit_refuses_an_unknown_attribute(client: TestClient, photo: np.ndarray
     assert_problem(response, 422, "unknown-attribute", "smirk", *ATTRIBUTES)
 
 
+def test_an_unknown_field_is_named_and_those_that_there_are(client: TestClient) -> None:
+    response = client.post("edit", json={"latent_id": "A" * 22, "edits": {"smiling": 1}})
+    assert_problem(response, 422, "invalid-request", "edits", "latent_id", "attributes", "output")
+    (error,) = response.json()["errors"]
+    assert error["where"] == "body"
+
+
 @pytest.mark.parametrize("strength", ["1.01", "-5", "NaN", "Infinity", '"much"'])
 def test_edit_refuses_a_bad_strength(client: TestClient, photo: np.ndarray, strength: str) -> None:
     latent_id = upload(client, photo)["latent_id"]
