@@ -456,7 +456,7 @@ def directions(
         found = [spanning(d, *readings.clear(i, clear)) for i, d in enumerate(found)]
     if any(times):
         seen_names, seen = _spread(train, STILL_FACES)
-        signs = labels.signs(seen_names, [direction.name for direction in found])
+        signs = labels.signs(seen_names, names)
         found = _stilled(bundle.flow, flow, found, times, numbers, seen, signs)
     if along:
         found = [led(d, vector) for d, vector in zip(found, held, strict=True)]

@@ -138,6 +138,11 @@ def serving(log: Path, **environment: str) -> Iterator[str]:
         server.stop()
 
 
+def unframed(output: str) -> str:
+    """What a command printed, in one line and without the frame around its errors."""
+    return " ".join(output.replace("│", "").split())
+
+
 def encoded(pixels: np.ndarray, format: str = "PNG", **options: object) -> bytes:
     """A picture's file."""
     out = io.BytesIO()

@@ -40,6 +40,7 @@ from model.bundle import Bundle, Direction
 from model.config import FlowConfig
 from model.data import Images, Labels, grid
 from model.flow import Flow
+from tests.helpers import unframed
 
 SMILE, AGE, HAT = (Attribute(name, name, "Look") for name in ("smiling", "older", "hat"))
 NAN = math.nan
@@ -680,6 +681,5 @@ class TestCommand:
         before = (folder / "toy.safetensors").read_bytes()
         result = self.invoke(folder, *arguments)
         assert result.exit_code
-        said = " ".join(result.output.replace("│", "").split())  # wrapped by the length of paths
-        assert error in said + str(result.exception)
+        assert error in unframed(result.output) + str(result.exception)
         assert (folder / "toy.safetensors").read_bytes() == before

@@ -19,6 +19,7 @@ from model.factors import FactorPrior, fitted, shrunk
 from model.flow import Flow
 from model.grow import with_factors, without_factors
 from model.train import TrainConfig, Trainer
+from tests.helpers import unframed
 
 
 def drawn(prior: FactorPrior, count: int, seed: int = 0) -> Tensor:
@@ -330,4 +331,4 @@ class TestCommand:
             Bundle("toy", perturb(flow)).save(path)
         result = CliRunner().invoke(app, [*options, *more])
         assert result.exit_code == 2
-        assert words in " ".join(result.output.replace("│", "").split())
+        assert words in unframed(result.output)
